@@ -1,0 +1,200 @@
+/*
+ * engine.h - THE BORDER. Everything that Python may call, and nothing else. cffi's cdef reads this very file, so it holds
+ * plain declarations only: no #include, no guard, no macro but `#define NAME number`. C includes it once, through nq.h.
+ *
+ * The engine knows no clock: `now` is nanoseconds since the Unix epoch, handed in by whoever calls, and never goes back by
+ * more than the caller's own jitter. It reads no file and no configuration text. One engine belongs to one thread; only
+ * nq_engine_install(), nq_engine_counter(), nq_engine_events() and nq_queue_stop() may be called from another.
+ */
+
+#define NQ_TEXT_MAX 96
+#define NQ_ERROR_MAX 160
+
+/* ---- a packet and what becomes of it ---------------------------------------------------------------------------- */
+
+/* flags of struct nq_packet */
+#define NQ_CSUM_NOT_READY 0x01  /* the TCP checksum field holds the pseudo-header sum only (NFQA_SKB_CSUMNOTREADY) */
+#define NQ_CSUM_VERIFIED  0x02  /* somebody trustworthy has verified the checksum already */
+#define NQ_TRUNCATED      0x04  /* the kernel copied less than the packet (NFQA_CAP_LEN): never judged, dropped */
+
+struct nq_block;                /* a reference-counted piece of the packet pool */
+
+struct nq_packet {
+    uint32_t id;                /* the caller's name for the packet; comes back in its decision */
+    uint32_t in_ifindex;        /* 0: none (locally made) */
+    uint32_t out_ifindex;       /* 0: none (locally delivered) */
+    uint32_t flags;             /* NQ_CSUM_* | NQ_TRUNCATED */
+    uint32_t len;               /* octets from the IP header on */
+    uint8_t *data;              /* first octet of the IP header; writable, edits are made in place */
+    struct nq_block *block;     /* the pool block `data` lies in, so that keeping costs no copy; NULL: keeping copies */
+};
+
+/* Netfilter's own numbers (linux/netfilter.h NF_DROP, NF_ACCEPT). */
+enum nq_verdict { NQ_DROP = 0, NQ_ACCEPT = 1 };
+
+enum nq_output_kind { NQ_DECISION = 0, NQ_INJECTION = 1 };
+
+struct nq_output {
+    uint32_t kind;              /* enum nq_output_kind: a verdict on a packet of yours, or a packet of our own */
+    uint32_t id;                /* NQ_DECISION: the packet's id, of this call or of an earlier one that held it */
+    uint32_t verdict;           /* NQ_DECISION: enum nq_verdict */
+    uint32_t len;               /* octets at data */
+    uint8_t *data;              /* NQ_DECISION: NULL leaves as it came, else this leaves instead; checksums are complete */
+};
+
+/* In the order in which packets leave. */
+struct nq_result {
+    uint32_t count;
+    struct nq_output *outputs;
+};
+
+/* ---- the policy, as flat tables --------------------------------------------------------------------------------- */
+
+enum nq_banner { NQ_BANNER_PASS = 0, NQ_BANNER_ASA = 1 };
+
+/* What cannot be judged, and what is done then. One table per policy. */
+enum nq_exception {
+    NQ_EXC_MIDSTREAM = 0,       /* a segment of a connection whose opening was not seen */
+    NQ_EXC_GAP,                 /* octets that never came */
+    NQ_EXC_MEMORY,              /* a bound was reached */
+    NQ_EXC_UNPARSABLE,          /* the protocol cannot be followed */
+    NQ_EXC_TRUNCATED,           /* a packet that came incomplete */
+    NQ_EXCEPTIONS
+};
+enum nq_answer { NQ_ANSWER_DROP = 0, NQ_ANSWER_RESET = 1, NQ_ANSWER_PASS = 2 };
+
+struct nq_policy_spec {
+    const char *name;           /* at most 31 octets; appears in events */
+    const char **verbs;         /* upper case; what a client may say */
+    uint32_t verb_count;
+    const char **keywords;      /* upper case; what a server may offer in its EHLO reply */
+    uint32_t keyword_count;
+    uint32_t mask_verbs;        /* 1: other verbs become X; 0: every verb passes */
+    uint32_t mask_keywords;     /* 1: other keywords become X; 0: every keyword passes */
+    uint32_t banner;            /* enum nq_banner */
+    uint64_t max_data;          /* octets of message data per session; 0: no limit */
+    uint8_t exceptions[5];      /* enum nq_answer, by enum nq_exception */
+};
+
+struct nq_policy;
+
+/* Compile a policy. spec and all it points to may be freed afterwards. Returns NULL and a sentence in error
+ * (NQ_ERROR_MAX octets) where the tables do not fit or a word is not made of letters, digits and '-'. */
+struct nq_policy *nq_policy_new(const struct nq_policy_spec *spec, char *error);
+void nq_policy_free(struct nq_policy *policy);
+
+/* ---- the engine ------------------------------------------------------------------------------------------------- */
+
+enum nq_binding { NQ_BIND_OFF = 0, NQ_BIND_STRICT = 1 };
+
+struct nq_settings {
+    uint32_t flows;             /* slots of the flow table */
+    uint32_t large_blocks;      /* blocks for packets of up to 64 KiB */
+    uint32_t small_blocks;      /* blocks of 2 KiB */
+    uint32_t extents;           /* runs of stored octets, all flows together */
+    uint32_t held;              /* packets held, all flows together */
+    uint32_t held_per_flow;     /* packets held, one direction of one flow */
+    uint32_t store_per_stream;  /* octets stored, one direction of one flow */
+    uint32_t events;            /* slots of the event ring, a power of two */
+    uint32_t synwait;           /* seconds */
+    uint32_t finwait;           /* seconds */
+    uint32_t idle;              /* seconds */
+    uint32_t tombstone;         /* seconds that a dead flow is remembered */
+    uint32_t binding;           /* enum nq_binding */
+    uint8_t hash_key[16];       /* SipHash key; random in production, fixed in tests */
+};
+
+struct nq_engine;
+
+/* Fill in the defaults of nq.h. */
+void nq_settings_default(struct nq_settings *settings);
+
+/* All memory is taken here, none later. Returns NULL and a sentence in error where settings are out of range or memory
+ * is short. The policy stays the caller's and must outlive every engine that it is installed in. */
+struct nq_engine *nq_engine_new(const struct nq_settings *settings, const struct nq_policy *policy, char *error);
+void nq_engine_free(struct nq_engine *engine);
+
+/* The policy for flows that begin from now on; flows under way keep theirs. */
+void nq_engine_install(struct nq_engine *engine, const struct nq_policy *policy);
+
+/* ENTRY ONE. Judge a packet. The result and what it points to stay valid until the next call; the packet's data must stay
+ * in place that long, too. Holding a packet is no decision: its decision comes out of a later call, under its id. */
+const struct nq_result *nq_engine_packet(struct nq_engine *engine, const struct nq_packet *packet, uint64_t now);
+
+/* ENTRY TWO. Let time pass: expire what is due. Call it about once a second, and more often where holding matters. */
+const struct nq_result *nq_engine_tick(struct nq_engine *engine, uint64_t now);
+
+/* End every flow (its record becomes an event) and drop what is held. For a stop. */
+const struct nq_result *nq_engine_drain(struct nq_engine *engine, uint64_t now);
+
+/* ---- counters --------------------------------------------------------------------------------------------------- */
+
+uint32_t nq_counter_count(void);
+const char *nq_counter_name(uint32_t counter);          /* NULL above the last */
+uint64_t nq_engine_counter(const struct nq_engine *engine, uint32_t counter);
+
+/* ---- events ----------------------------------------------------------------------------------------------------- */
+
+enum nq_event_type {
+    NQ_EVENT_FLOW = 1,          /* the record of a flow that ended */
+    NQ_EVENT_MASK_COMMAND,      /* a command line became X */
+    NQ_EVENT_MASK_KEYWORD,      /* a line of the EHLO reply became X */
+    NQ_EVENT_MASK_BANNER,       /* the greeting was masked */
+    NQ_EVENT_RESET,             /* both ends were reset */
+    NQ_EVENT_DROP,              /* a packet was dropped that a working network would not have sent */
+    NQ_EVENT_TRANSITION         /* the server said what its state does not allow */
+};
+
+struct nq_event {
+    uint64_t time;              /* ns since the epoch */
+    uint64_t flow;              /* number of the flow within this engine, from 1 */
+    uint64_t offset;            /* octets into the stream, from 0; of the line's first octet */
+    uint64_t started;           /* ns; of the flow */
+    uint64_t packets[2];        /* NQ_EVENT_FLOW; by direction: 0 from the client, 1 from the server */
+    uint64_t octets[2];
+    uint32_t length;            /* octets of the line without its end */
+    uint32_t line;              /* number of the line within its direction, from 0 for the banner and 1 for the first command */
+    uint16_t client_port;       /* host order */
+    uint16_t server_port;
+    uint8_t client[16];         /* network order; IPv4 as ::ffff:a.b.c.d */
+    uint8_t server[16];
+    uint8_t type;               /* enum nq_event_type */
+    uint8_t direction;          /* 0 from the client, 1 from the server */
+    uint8_t reason;             /* see nq_reason_name(); 0: none */
+    uint8_t text_len;
+    char policy[32];
+    char text[NQ_TEXT_MAX];     /* the line's first octets as they came; never those of an AUTH exchange */
+};
+
+const char *nq_reason_name(uint32_t reason);            /* kebab-case; NULL above the last */
+
+/* Take up to `max` events, oldest first. Returns how many. */
+uint32_t nq_engine_events(struct nq_engine *engine, struct nq_event *into, uint32_t max);
+
+/* ---- the queue loop --------------------------------------------------------------------------------------------- */
+
+struct nq_queue_settings {
+    int32_t fd;                 /* the netlink socket that has bound the queue; stays the caller's */
+    uint32_t number;            /* of the queue, 0 to 65535 */
+    uint32_t length;            /* packets the kernel may keep waiting (NFQA_CFG_QUEUE_MAXLEN) */
+    uint32_t fail_open;         /* 1: what does not fit passes uninspected */
+    uint32_t buffer;            /* octets of socket buffer, each way */
+    uint32_t own_mark;          /* packet mark of what we inject; 0: no raw sockets, injections are counted and lost */
+};
+
+struct nq_queue;
+
+/* Configure a bound queue: copy range, GSO, length, fail-open; NO_ENOBUFS, CAP_ACK and buffers on the socket. Returns NULL
+ * and a sentence in error where the kernel refuses. */
+struct nq_queue *nq_queue_new(const struct nq_queue_settings *settings, struct nq_engine *engine, char *error);
+
+/* Receive, judge, answer, until nq_queue_stop(). Releases nothing and closes nothing. Returns 0 or -errno. */
+int32_t nq_queue_run(struct nq_queue *queue);
+
+/* Ends nq_queue_run() soon; async-signal-safe, from any thread, also before run began. */
+void nq_queue_stop(struct nq_queue *queue);
+
+/* How often the loop came round: grows at least once a second while the loop lives. For a watchdog. */
+uint64_t nq_queue_progress(const struct nq_queue *queue);
+
+void nq_queue_free(struct nq_queue *queue);
