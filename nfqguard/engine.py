@@ -1,8 +1,8 @@
 """The thin binding: the engine's border (csrc/engine.h) as classes, and the only importer of the C module.
 
-Every length is checked before C sees it, every return code becomes an exception with the sentence that C wrote, and every
-structure becomes a dataclass. `Engine.packet()` copies what it is given: it is there for replay and tests. The live path
-is `Queue.run()`, which stays in C, with the GIL released, until it is stopped.
+Every length is checked before C sees it, every return code becomes an exception with the sentence that C wrote, and
+every structure becomes a dataclass. `Engine.packet()` copies what it is given: it is there for replay and tests. The
+live path is `Queue.run()`, which stays in C, with the GIL released, until it is stopped.
 """
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from enum import IntEnum, IntFlag
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nfqguard._engine import ffi, lib
 
@@ -70,7 +70,8 @@ class EventType(IntEnum):
 class Output:
     """One thing that leaves, in the order in which things leave.
 
-    `data` is None where a packet leaves as it came; otherwise the whole packet from the IP header on, checksums complete.
+    `data` is None where a packet leaves as it came; otherwise it is the whole packet from the IP header on, its
+    checksums complete.
     """
 
     kind: OutputKind
@@ -83,9 +84,10 @@ class Output:
 class Event:
     """What happened, to whom, and why; the fields of struct nq_event.
 
-    Times are nanoseconds since the Unix epoch by the caller's clock; `packets` and `octets` count by direction, first from
-    the client, then from the server, and are filled for `EventType.FLOW` only; `direction` is 0 for what the client sent
-    and 1 for what the server sent; `reason` is None where there is none; `text` holds the line's first octets as they came.
+    Times are nanoseconds since the Unix epoch by the caller's clock; `packets` and `octets` count by direction, first
+    from the client, then from the server, and are filled for `EventType.FLOW` only; `direction` is 0 for what the
+    client sent and 1 for what the server sent; `reason` is None where there is none; `text` holds the line's first
+    octets as they came.
     """
 
     type: EventType
@@ -156,9 +158,13 @@ class Settings:
 class Policy:
     """A compiled policy; engines share it and it never changes."""
 
-    _ANSWERS = {"drop": lib.NQ_ANSWER_DROP, "reset": lib.NQ_ANSWER_RESET, "pass": lib.NQ_ANSWER_PASS}
-    _BANNERS = {"pass": lib.NQ_BANNER_PASS, "asa": lib.NQ_BANNER_ASA}
-    _EXCEPTIONS = {
+    _ANSWERS: ClassVar[dict[str, int]] = {
+        "drop": lib.NQ_ANSWER_DROP,
+        "reset": lib.NQ_ANSWER_RESET,
+        "pass": lib.NQ_ANSWER_PASS,
+    }
+    _BANNERS: ClassVar[dict[str, int]] = {"pass": lib.NQ_BANNER_PASS, "asa": lib.NQ_BANNER_ASA}
+    _EXCEPTIONS: ClassVar[dict[str, int]] = {
         "midstream": lib.NQ_EXC_MIDSTREAM,
         "gap": lib.NQ_EXC_GAP,
         "memory": lib.NQ_EXC_MEMORY,
@@ -247,9 +253,9 @@ class Engine:
         out_ifindex: int = 0,
         flags: PacketFlag = PacketFlag.NONE,
     ) -> list[Output]:
-        """Judge one packet, `data` from the IP header on (at most 65,535 octets, network order), at `now_ns` nanoseconds
-        since the epoch. Returns what leaves now; a held packet's decision comes out of a later call under its `id`.
-        Raises ValueError for a packet that is too long."""
+        """Judge one packet, `data` from the IP header on (at most 65,535 octets, network order), at `now_ns`
+        nanoseconds since the epoch. Returns what leaves now; a held packet's decision comes out of a later call under
+        its `id`. Raises ValueError for a packet that is too long."""
         if len(data) > PACKET_MAX:
             raise ValueError(f"a packet of {len(data)} octets is longer than {PACKET_MAX}")
         ffi.memmove(self._buffer, data, len(data))

@@ -33,8 +33,8 @@ class LazyGroup(click.Group):
             if missing.name == path:
                 return None
             raise
-        found = [value for value in vars(module).values() if isinstance(value, click.Command) and value.name == cmd_name]
-        return found[0] if found else None
+        commands = (value for value in vars(module).values() if isinstance(value, click.Command))
+        return next((command for command in commands if command.name == cmd_name), None)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
