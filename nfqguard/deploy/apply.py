@@ -1,0 +1,240 @@
+"""Brings a plan into the kernel, takes it out again, compares. The only file that starts a program.
+
+Each family changes in one transaction of iptables-restore. There is none over both families, so where the second fails
+the first is put back, jumps at their old positions. python-iptables was rejected: it binds the legacy library and does
+not see what iptables-nft made.
+
+Nothing here is called when the daemon stops: a deployment outlives its process, so that closed means closed.
+"""
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from nfqguard.deploy import system
+from nfqguard.deploy.difference import Difference, differences
+from nfqguard.deploy.iptables import NOTHING, Ours, Table, present, read_table, restore_text, wanted
+from nfqguard.deploy.plan import Family, FamilyPlan, Plan
+
+Backend = Literal["system", "nft", "legacy"]
+"""system: whatever `iptables` means on this machine; nft and legacy: that one, where both are installed."""
+
+PROGRAM: dict[Family, str] = {4: "iptables", 6: "ip6tables"}
+LOCK_SECONDS = 10
+"""How long to wait while another program holds the xtables lock."""
+TIMEOUT_SECONDS = 60
+ATTEMPTS = 3
+"""Reading and writing are two steps; somebody else may change the table in between. Then read again."""
+
+MODULES = {
+    "multiport": "xt_multiport",
+    "mark": "xt_mark",
+    "conntrack": "xt_conntrack",
+    "connmark": "xt_connmark",
+    "CONNMARK": "xt_connmark",
+    "statistic": "xt_statistic",
+    "NFQUEUE": "xt_NFQUEUE",
+}
+
+
+class DeployError(Exception):
+    """The deployment could not be read or changed; the text says what happened and what to do."""
+
+
+class RestoreError(DeployError):
+    """iptables-restore refused a text. Nothing of it took effect."""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What became of one family: whether anything had to change."""
+
+    family: Family
+    changed: bool
+
+
+@dataclass(frozen=True)
+class Netfilter:
+    """The tables of one family, by the programs of one backend, in the network namespace of the calling thread."""
+
+    family: Family
+    backend: Backend = "system"
+
+    def read(self) -> Table:
+        """The mangle table. Raises DeployError."""
+        # Without -t: asking the legacy program for one table by name would create it.
+        done = _run([self._program("save")], "")
+        if done.returncode:
+            raise DeployError(f"{self.name('save')} failed: {_text_of(done)}")
+        return read_table(done.stdout)
+
+    def restore(self, text: str) -> None:
+        """Hand over a restore text; all of it takes effect or nothing. Raises RestoreError, DeployError."""
+        done = _run([self._program("restore"), "--noflush", f"--wait={LOCK_SECONDS}"], text)
+        if done.returncode:
+            raise RestoreError(_explain(self.name("restore"), _text_of(done), text))
+
+    def installed(self) -> bool:
+        """Whether the programs exist."""
+        return shutil.which(self.name("save"), path=system.search_path()) is not None
+
+    def name(self, action: str) -> str:
+        """Name of the program for an action, save or restore."""
+        backend = "" if self.backend == "system" else f"-{self.backend}"
+        return f"{PROGRAM[self.family]}{backend}-{action}"
+
+    def _program(self, action: str) -> str:
+        path = shutil.which(self.name(action), path=system.search_path())
+        if path is None:
+            raise DeployError(f"{self.name(action)} was not found: install iptables (Debian: apt install iptables)")
+        return path
+
+
+def apply(plan: Plan, backend: Backend = "system") -> list[Applied]:
+    """Make the kernel hold the plan, in every family of it that the machine has. What is as planned is not touched.
+
+    Raises DeployError, after which every family is as it was before.
+    """
+    return _each(plan, backend, wanted, lambda part, table: not differences(part, table))
+
+
+def remove(plan: Plan, backend: Backend = "system") -> list[Applied]:
+    """Take our chain and every jump to it away. Raises DeployError, after which every family is as it was before."""
+    return _each(plan, backend, lambda part: NOTHING, lambda part, table: present(table, part.chain) == NOTHING)
+
+
+def check(plan: Plan, backend: Backend = "system") -> list[Difference]:
+    """Where the kernel differs from the plan. Raises DeployError where that cannot be told."""
+    found: list[Difference] = []
+    for part in _here(plan).families:
+        found += differences(part, Netfilter(part.family, backend).read())
+        found += _in_other_backend(part, backend)
+    return found
+
+
+def _each(
+    plan: Plan,
+    backend: Backend,
+    target: Callable[[FamilyPlan], Ours],
+    is_done: Callable[[FamilyPlan, Table], bool],
+) -> list[Applied]:
+    results: list[Applied] = []
+    undo: list[Callable[[], None]] = []
+    try:
+        for part in _here(plan).families:
+            netfilter = Netfilter(part.family, backend)
+            before = netfilter.read()
+            if changed := not is_done(part, before):
+                undo.append(_undoing(netfilter, part.chain, present(before, part.chain)))
+                _change(netfilter, part.chain, target(part), before)
+            results.append(Applied(part.family, changed))
+    except BaseException as error:
+        _undo(undo, error)
+        raise
+    return results
+
+
+def _change(netfilter: Netfilter, chain: str, target: Ours, before: Table) -> None:
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return netfilter.restore(restore_text(chain, before, target))
+        except RestoreError:
+            now = netfilter.read()
+            if now == before or attempt == ATTEMPTS:
+                raise
+            before = now
+
+
+def _undoing(netfilter: Netfilter, chain: str, former: Ours) -> Callable[[], None]:
+    def undo() -> None:
+        now = netfilter.read()
+        if present(now, chain) != former:
+            netfilter.restore(restore_text(chain, now, former))
+
+    return undo
+
+
+def _undo(steps: list[Callable[[], None]], cause: BaseException) -> None:
+    for undo in reversed(steps):
+        try:
+            undo()
+        except DeployError as error:
+            cause.add_note(f"and putting the former state back failed, too: {error}")
+
+
+def _here(plan: Plan) -> Plan:
+    if not system.may_administer_network():
+        raise DeployError("reading and changing Netfilter needs root (CAP_NET_ADMIN): run this as root")
+    if system.has_ipv6():
+        return plan
+    if not plan.only(4).families:
+        raise DeployError("this machine has no IPv6 (/proc/net/if_inet6 is missing): nothing to deploy for it")
+    return plan.only(4)
+
+
+def _in_other_backend(part: FamilyPlan, backend: Backend) -> list[Difference]:
+    # Both backends' tables are in force at once: a chain left in the other one queues every packet a second time.
+    other = Netfilter(part.family, "legacy" if _is_nft(part.family, backend) else "nft")
+    if not other.installed():
+        return []
+    try:
+        table = other.read()
+    except DeployError:
+        return []  # the kernel lacks that backend, so nothing can be in it
+    if present(table, part.chain) == NOTHING:
+        return []
+    meaning = f"chain {part.chain} exists in the {other.backend} tables as well: mail is queued twice"
+    return [Difference(part.family, "other-backend", meaning, f"run: nfqguard rules remove --backend {other.backend}")]
+
+
+def _is_nft(family: Family, backend: Backend) -> bool:
+    if backend != "system":
+        return backend == "nft"
+    return "nf_tables" in _run([Netfilter(family)._program("save"), "--version"], "").stdout
+
+
+def _run(command: list[str], text: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LC_ALL": "C", "PATH": system.search_path()}
+    try:
+        return subprocess.run(
+            command, input=text, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, env=environment, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DeployError(f"{command[0]} did not end within {TIMEOUT_SECONDS} s") from error
+    except OSError as error:
+        raise DeployError(f"{command[0]} could not be run: {error.strerror}") from error
+
+
+def _text_of(done: subprocess.CompletedProcess[str]) -> str:
+    kept = [line.strip() for line in done.stderr.splitlines() if line.strip() and not line.startswith("Try `")]
+    return "; ".join(kept) or f"exit status {done.returncode}, no message"
+
+
+def _explain(program: str, message: str, text: str) -> str:
+    if "xtables lock" in message:
+        return f"another program held the xtables lock for {LOCK_SECONDS} s; nothing was changed. Try again"
+    if re.search(r"you must be root|Permission denied|Operation not permitted", message):
+        return f"{program} was refused ({message}): run this as root, with CAP_NET_ADMIN in this network namespace"
+    step = _failed_step(message, text)
+    modules = sorted({MODULES[word] for word in step.split() if word in MODULES})
+    if modules and re.search(r"No chain/target/match|missing kernel module|No such file|not supported|load", message):
+        return (
+            f"{program} could not add `{step}` ({message}): nothing was changed. "
+            f"Is the kernel's {' or '.join(modules)} there? Try: modprobe -a {' '.join(modules)}"
+        )
+    return f"{program} refused the text, nothing was changed: {message}" + (f" (at `{step}`)" if step else "")
+
+
+def _failed_step(message: str, text: str) -> str:
+    found = re.search(r"line:? (\d+)", message)
+    lines = text.splitlines()
+    if found is None or not 1 <= int(found[1]) <= len(lines):
+        return ""
+    line = lines[int(found[1]) - 1]
+    # The legacy program learns of the kernel's refusal at COMMIT only; any step may be the cause.
+    return " ".join(lines[1:-1]) if line == "COMMIT" else line

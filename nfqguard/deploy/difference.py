@@ -1,0 +1,139 @@
+"""Where Netfilter differs from the plan, what each difference means for the mail, and what to do about it."""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from nfqguard.deploy import iptables
+from nfqguard.deploy.iptables import PlacedJump, Table, words
+from nfqguard.deploy.plan import (
+    ChooseQueue,
+    DropInvalid,
+    DropRest,
+    Family,
+    FamilyPlan,
+    Jump,
+    ReturnHost,
+    ReturnOwn,
+    SendToQueue,
+    Step,
+)
+
+Kind = Literal[
+    "chain-missing",
+    "step-missing",
+    "step-foreign",
+    "steps-out-of-order",
+    "jump-missing",
+    "jump-foreign",
+    "jump-doubled",
+    "jump-not-last",
+    "other-backend",
+]
+
+APPLY = "run: nfqguard rules apply"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One difference: its kind for programs; what is so and what that means, and the remedy, for people."""
+
+    family: Family
+    kind: Kind
+    meaning: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"IPv{self.family}: {self.meaning}; {self.remedy}"
+
+
+def differences(part: FamilyPlan, table: Table) -> list[Difference]:
+    """Where `table` differs from the plan; an empty list where it is as planned."""
+    if part.chain not in table.chains:
+        meaning = f"chain {part.chain} is missing from mangle, so mail passes uninspected"
+        return [Difference(part.family, "chain-missing", meaning, APPLY)]
+    return [*_in_chain(part, table), *_in_jumps(part, table)]
+
+
+def _in_chain(part: FamilyPlan, table: Table) -> Iterator[Difference]:
+    existing = [words(step) for step in table.chains[part.chain]]
+    planned = [words(iptables.specification(step)) for step in part.steps]
+    if existing == planned:
+        return
+    missing, foreign = Counter(planned) - Counter(existing), Counter(existing) - Counter(planned)
+    for step, step_words in zip(part.steps, planned, strict=True):
+        if missing[step_words]:
+            yield Difference(part.family, "step-missing", _without(part.chain, step), APPLY)
+    for text, step_words in zip(table.chains[part.chain], existing, strict=True):
+        if foreign[step_words]:
+            yield _foreign_step(part, text)
+    if not missing and not foreign:
+        meaning = f"the steps of chain {part.chain} are not in the planned order, so mail may pass uninspected"
+        yield Difference(part.family, "steps-out-of-order", meaning, APPLY)
+
+
+def _without(chain: str, step: Step) -> str:
+    return f"chain {chain} lacks `{iptables.specification(step)}`: {_consequence(step)}"
+
+
+def _consequence(step: Step) -> str:
+    match step:
+        case ReturnOwn():
+            return "the packets that nfqguard sends itself would be queued again"
+        case ReturnHost(network=network):
+            return f"mail of the exempt {network} is inspected"
+        case DropInvalid():
+            return "packets that conntrack calls invalid reach the inspection"
+        case ChooseQueue():
+            return "connections are not spread over the queues as planned"
+        case SendToQueue(number=number):
+            return f"nothing, or not everything that should, reaches queue {number}"
+        case DropRest():
+            return "what has no queue passes uninspected"
+
+
+def _foreign_step(part: FamilyPlan, text: str) -> Difference:
+    meaning = f"chain {part.chain} holds `{text}`, which is not planned and may lead mail around the inspection"
+    remedy = f"if it is needed put it into another chain, then {APPLY} (which empties {part.chain} first)"
+    return Difference(part.family, "step-foreign", meaning, remedy)
+
+
+def _in_jumps(part: FamilyPlan, table: Table) -> Iterator[Difference]:
+    existing = iptables.present(table, part.chain).jumps
+    for jump in part.jumps:
+        yield from _of_jump(part, jump, [placed for placed in existing if _is(placed, jump, part.chain)])
+    for placed in existing:
+        if not any(_is(placed, jump, part.chain) for jump in part.jumps):
+            meaning = f"{placed.chain} holds `{placed.specification}`, which is not planned: other packets come to us"
+            yield Difference(part.family, "jump-foreign", meaning, APPLY)
+    yield from _behind(part, table)
+
+
+def _is(placed: PlacedJump, jump: Jump, chain: str) -> bool:
+    planned = words(iptables.jump_specification(jump, chain))
+    return placed.chain == jump.hook and words(placed.specification) == planned
+
+
+def _of_jump(part: FamilyPlan, jump: Jump, found: list[PlacedJump]) -> Iterator[Difference]:
+    ports = ", ".join(map(str, jump.ports))
+    if not found:
+        meaning = f"mangle {jump.hook} does not jump to {part.chain} for port {ports}: this mail passes uninspected"
+        yield Difference(part.family, "jump-missing", meaning, APPLY)
+    elif len(found) > 1:
+        meaning = f"mangle {jump.hook} jumps to {part.chain} {len(found)} times for port {ports}; once is planned"
+        yield Difference(part.family, "jump-doubled", meaning, APPLY)
+
+
+def _behind(part: FamilyPlan, table: Table) -> Iterator[Difference]:
+    # A jump that is missing altogether has been reported; here only foreign steps behind one that exists count.
+    for hook in dict.fromkeys(jump.hook for jump in part.jumps):
+        steps = table.chains.get(hook, ())
+        ours = [position for position, step in enumerate(steps) if iptables.target_of(step) == part.chain]
+        behind = [step for step in steps[ours[0] :] if iptables.target_of(step) != part.chain] if ours else []
+        if behind:
+            skipped = "`, `".join(behind)
+            meaning = f"in mangle {hook} the jump to {part.chain} is not last: accepted mail skips `{skipped}`"
+            remedy = f"{APPLY}; where a program appends steps there, let it start before nfqguard"
+            yield Difference(part.family, "jump-not-last", meaning, remedy)

@@ -1,0 +1,206 @@
+"""What should exist in Netfilter, as plain data: no iptables syntax, no system, no file.
+
+One chain of ours in the mangle table, per address family, and jumps to it.
+
+The jump is the last step of mangle FORWARD. A packet that the engine accepts goes on at the next hook, so whatever
+stands behind the jump in this table never sees it; an operator's TCPMSS clamp has to stand before. The filter table
+comes later and still judges what we accept. PREROUTING was rejected as a place: there one direction is seen before NAT,
+the other after.
+
+The jump takes the diverted ports only, and inside the chain nothing is accepted: a packet is queued, dropped, or
+returned to where it came from. The order inside:
+
+1.  Our own packets return (hook host only; see below).
+2.  Exempt hosts return, whichever end they are. They come before every drop: exempt means untouched.
+    (Connections handed back to the kernel will return here, by connmark.)
+3.  What conntrack calls INVALID is dropped: wrong checksum, impossible flags, outside the window. Conntrack alone only
+    marks such a packet and lets it pass.
+4.  A connection without a queue gets one, in turn, kept in a few bits of its connmark. One queue has the same shape as
+    many, so that going from one to two keeps running connections where they are.
+5.  The packet goes to its connection's queue.
+6.  The rest is dropped: what conntrack does not follow can carry no connmark, and so has no queue.
+
+Fragments have no step of their own. Conntrack, which these steps need anyhow, reassembles before it looks, so a
+fragment reaches this table only where somebody took it away from conntrack (raw table, before defragmentation). Its
+first fragment still shows the port, comes here, has no connmark and ends in step 6. Later fragments show no port:
+`iptables -f` could only match them for all of TCP, which would hit other people's traffic, and without the first nobody
+can reassemble them. A fragment that would overwrite the first one's ports lies at offset 0 and shows a port itself.
+
+Resets that we send to both ends are INVALID to conntrack now and then: the one to a server behind DNAT has addresses
+that conntrack knows only in the other direction, and the second one meets a connection that the first has closed. Step
+3 does not hit them. On a gateway they leave by OUTPUT and never pass FORWARD; on a mail host OUTPUT is ours, too, and
+therefore step 1 comes before step 3. An operator's own drop of INVALID in OUTPUT would hit them and needs an exception
+for our mark.
+
+On a mail host a packet on the loopback interface would pass OUTPUT and INPUT and be judged twice, the second time as
+its own retransmission. So INPUT leaves out what came over `lo`; both directions of a local connection pass OUTPUT.
+
+Sources: net/netfilter/nf_queue.c, xt_NFQUEUE.c, xt_connmark.c, xt_statistic.c, nf_defrag_ipv4.c (Linux 6.12);
+iptables-extensions(8).
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import Literal
+
+from nfqguard.policy.model import Deployment
+
+Family = Literal[4, 6]
+FAMILIES: tuple[Family, ...] = (4, 6)
+Hook = Literal["FORWARD", "INPUT", "OUTPUT"]
+End = Literal["source", "destination"]
+ENDS: tuple[End, ...] = ("source", "destination")
+
+PORTS_PER_JUMP = 15
+"""XT_MULTI_PORTS of linux/netfilter/xt_multiport.h: more ports need a second jump."""
+
+
+RESERVED_NAMES = frozenset(
+    {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING", "ACCEPT", "DROP", "RETURN", "QUEUE"}
+)
+"""The table's own chains, which we would empty, and the verdicts, which a jump would mean instead."""
+
+
+class PlanError(ValueError):
+    """The deployment section asks for what Netfilter cannot do; the text says what and which key to change."""
+
+
+@dataclass(frozen=True)
+class ReturnOwn:
+    """Packets that we sent ourselves, known by their packet mark, go on as they are."""
+
+    mark: int
+
+
+@dataclass(frozen=True)
+class ReturnHost:
+    """Packets from (source) or to (destination) an exempt network go on uninspected."""
+
+    network: IPv4Network | IPv6Network
+    end: End
+
+
+@dataclass(frozen=True)
+class DropInvalid:
+    """Packets that conntrack calls INVALID are dropped."""
+
+
+@dataclass(frozen=True)
+class ChooseQueue:
+    """One of every `every` connections that have no queue yet gets `value` into the bits `mask` of its connmark."""
+
+    value: int
+    mask: int
+    every: int
+
+
+@dataclass(frozen=True)
+class SendToQueue:
+    """Connections with `value` in the bits `mask` of the connmark go to NFQUEUE `number`; bypass: accept if unbound."""
+
+    value: int
+    mask: int
+    number: int
+    bypass: bool
+
+
+@dataclass(frozen=True)
+class DropRest:
+    """What has no queue is dropped, never passed."""
+
+
+Step = ReturnOwn | ReturnHost | DropInvalid | ChooseQueue | SendToQueue | DropRest
+
+
+@dataclass(frozen=True)
+class Jump:
+    """The last step of a built-in chain: TCP from or to one of the ports goes through our chain."""
+
+    hook: Hook
+    ports: tuple[int, ...]
+    except_input: str | None = None
+    """Name of an input interface whose packets are left out."""
+
+
+@dataclass(frozen=True)
+class FamilyPlan:
+    """What should exist for one address family: the steps of our chain, in order, and the jumps to it, in order."""
+
+    family: Family
+    chain: str
+    steps: tuple[Step, ...]
+    jumps: tuple[Jump, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What should exist, IPv4 first."""
+
+    families: tuple[FamilyPlan, ...]
+
+    def only(self, *families: Family) -> Plan:
+        """The same plan without the other families."""
+        return Plan(tuple(part for part in self.families if part.family in families))
+
+
+def make_plan(deployment: Deployment) -> Plan:
+    """The plan for a deployment section, both families. Raises PlanError."""
+    if not deployment.ports:
+        raise PlanError("deployment.ports is empty: name at least one port, such as 25")
+    if deployment.chain in RESERVED_NAMES:
+        raise PlanError(f"deployment.chain cannot be {deployment.chain}, Netfilter's own name: choose another one")
+    last = deployment.queue_first + deployment.queue_count - 1
+    if last > 65535:
+        raise PlanError(f"deployment.queue-first and queue-count reach to queue {last}; the last queue is 65535")
+    return Plan(tuple(_family_plan(deployment, family) for family in FAMILIES))
+
+
+def queue_values(mask: int, count: int) -> tuple[int, ...]:
+    """The connmark values that stand for queue 1, 2, ... `count`, each within the bits `mask`; 0 stands for none yet.
+
+    Raises PlanError where the bits are not adjacent or too few.
+    """
+    lowest = mask & -mask
+    highest = mask // lowest
+    if highest & (highest + 1):
+        raise PlanError(f"deployment.connmark-mask {mask:#x} has holes: its bits must be adjacent")
+    if count > highest:
+        raise PlanError(
+            f"deployment.connmark-mask {mask:#x} counts to {highest} only, queue-count is {count}: give it more bits"
+        )
+    return tuple(number * lowest for number in range(1, count + 1))
+
+
+def _family_plan(deployment: Deployment, family: Family) -> FamilyPlan:
+    return FamilyPlan(family, deployment.chain, _steps(deployment, family), _jumps(deployment))
+
+
+def _jumps(deployment: Deployment) -> tuple[Jump, ...]:
+    ports = tuple(dict.fromkeys(deployment.ports))
+    groups = [ports[at : at + PORTS_PER_JUMP] for at in range(0, len(ports), PORTS_PER_JUMP)]
+    if deployment.hook == "forward":
+        return tuple(Jump("FORWARD", group) for group in groups)
+    arriving = tuple(Jump("INPUT", group, except_input="lo") for group in groups)
+    return arriving + tuple(Jump("OUTPUT", group) for group in groups)
+
+
+def _steps(deployment: Deployment, family: Family) -> tuple[Step, ...]:
+    own = (ReturnOwn(deployment.own_mark),) if deployment.hook == "host" else ()
+    return (*own, *_exempt(deployment, family), DropInvalid(), *_queueing(deployment), DropRest())
+
+
+def _exempt(deployment: Deployment, family: Family) -> tuple[Step, ...]:
+    networks = [network for network in dict.fromkeys(deployment.exempt) if network.version == family]
+    return tuple(ReturnHost(network, end) for network in networks for end in ENDS)
+
+
+def _queueing(deployment: Deployment) -> tuple[Step, ...]:
+    # Each choice sees only the connections that the earlier ones left, so "every" counts down: with four queues the
+    # first takes a quarter of all, the second a third of the rest, and the last whatever is left.
+    mask, count = deployment.connmark_mask, deployment.queue_count
+    values = queue_values(mask, count)
+    choices = tuple(ChooseQueue(value, mask, count - index) for index, value in enumerate(values))
+    bypass = deployment.on_absent == "accept"
+    queues = (SendToQueue(value, mask, deployment.queue_first + index, bypass) for index, value in enumerate(values))
+    return (*choices, *queues)

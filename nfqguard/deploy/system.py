@@ -1,0 +1,46 @@
+"""Facts about the system that a deployment depends on. Reads only.
+
+Everything is read through /proc/thread-self, not /proc/self: a thread may have entered another network namespace, and
+/proc/net shows the one of the process.
+"""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CAP_NET_ADMIN = 12
+"""linux/capability.h."""
+
+
+def has_ipv6() -> bool:
+    """Whether the kernel speaks IPv6 at all; switched off by sysctl still counts, for it may be switched on again."""
+    return _net("if_inet6").exists()
+
+
+def may_administer_network() -> bool:
+    """Whether this thread has CAP_NET_ADMIN. Asked first, for iptables-legacy-save answers others with silence."""
+    for line in Path("/proc/thread-self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> CAP_NET_ADMIN & 1)
+    return False
+
+
+def bound_queues() -> frozenset[int] | None:
+    """The numbers of the NFQUEUEs that a process has bound; None where the kernel does not tell.
+
+    Source: net/netfilter/nfnetlink_queue.c, seq_show. The file is readable by root's group only.
+    """
+    try:
+        lines = _net("netfilter/nfnetlink_queue").read_text().splitlines()
+    except OSError:
+        return None
+    return frozenset(int(line.split()[0]) for line in lines if line.strip())
+
+
+def search_path() -> str:
+    """Where to look for programs: cron and some units leave out the directories of the administrator."""
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
+
+def _net(name: str) -> Path:
+    return Path("/proc/thread-self/net") / name
