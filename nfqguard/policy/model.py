@@ -4,10 +4,20 @@ Keys are written with hyphens in TOML (`max-data`) and with underscores in Pytho
 """
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Network, IPv6Network
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    model_validator,
+)
 
 
 def hyphenate(name: str) -> str:
@@ -44,3 +54,145 @@ class Deployment(Section):
     exempt: tuple[IPv4Network | IPv6Network, ...] = ()
     """Hosts or networks whose mail is not inspected, whichever end they are."""
     chain: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,23}$")] = "NFQGUARD"
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> Self:
+        if self.queue_first + self.queue_count > 65536:
+            raise ValueError(
+                f"queue-first {self.queue_first} and queue-count {self.queue_count} pass the last queue, 65535: "
+                "lower one of them")
+        shift = (self.connmark_mask & -self.connmark_mask).bit_length() - 1
+        values = self.connmark_mask >> shift
+        if values & (values + 1):
+            raise ValueError(
+                f"connmark-mask {self.connmark_mask:#x} has a hole between its bits: "
+                "give one run of adjacent bits, such as 0xf000000")
+        if values < self.queue_count:
+            raise ValueError(
+                f"connmark-mask {self.connmark_mask:#x} counts to {values}, too small for queue-count "
+                f"{self.queue_count}: give it more bits or use fewer queues")
+        return self
+
+
+MAX_PREFIXES = 1000
+"""Of the words of one list; stays below NQ_NODES in csrc/nq.h."""
+
+
+def _upper_words(words: tuple[str, ...]) -> tuple[str, ...]:
+    """Upper case, each word once, in the order written."""
+    bad = [word for word in words if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,30}", word)]
+    if bad:
+        listed = ", ".join(repr(word) for word in bad)
+        raise ValueError(f"{listed}: a word has 1 to 31 letters, digits and hyphens, and begins with no hyphen")
+    kept = tuple(dict.fromkeys(word.upper() for word in words))
+    prefixes = {word[:end] for word in kept for end in range(1, len(word) + 1)}
+    if len(prefixes) > MAX_PREFIXES:
+        raise ValueError(f"the words have {len(prefixes)} different prefixes, more than the {MAX_PREFIXES} that the "
+                         "engine can tell apart: name fewer words")
+    return kept
+
+
+def _one_or_more(value: object) -> object:
+    """A single name stands for a list of one."""
+    return (value,) if isinstance(value, str) else value
+
+
+Words = Annotated[tuple[str, ...], AfterValidator(_upper_words)]
+Kind = Literal["smtp", "esmtp"]
+Answer = Literal["drop", "reset", "pass"]
+POLICY_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,30}$"
+"""What a policy may be called: it appears in every event, and the engine keeps 31 octets of it."""
+
+
+class Exceptions(Section):
+    """What is done where the inspection cannot tell. Closed by default."""
+
+    midstream: Answer = "drop"
+    """A segment of a connection whose opening was not seen."""
+    gap: Answer = "drop"
+    """Octets that never came."""
+    memory: Answer = "drop"
+    """A bound was reached."""
+    unparsable: Answer = "drop"
+    """The protocol cannot be followed."""
+    truncated: Answer = "drop"
+    """A packet that came incomplete."""
+
+
+class Policy(Section):
+    """One inspection: what client and server may say. A key that is not written is inherited from `extends`."""
+
+    extends: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
+    """Presets or policies of the same configuration; of several, the later ones win."""
+    inspect: Annotated[tuple[Kind, ...], BeforeValidator(_one_or_more)] = ()
+    """smtp or esmtp: IOS's two inspections. Both at once is an error that loading reports."""
+    verbs: Words = ()
+    """What a client may say."""
+    mask_verbs: StrictBool = True
+    """A command with another verb becomes X."""
+    ehlo_keywords: Words = ()
+    """What a server may offer in its reply to EHLO."""
+    mask_ehlo: StrictBool = False
+    """Another keyword, with its arguments, becomes X."""
+    mask_banner: Literal["none", "asa"] = "none"
+    """asa: in the greeting all but `2`, `0`, the code's separator and the blank after it becomes `*`."""
+    max_data: Annotated[StrictInt, Field(ge=0, le=2**63 - 1)] = 0
+    """Octets of message data in one session; beyond it the session is closed. 0: no limit."""
+    exceptions: Exceptions = Exceptions()
+
+
+class Engine(Section):
+    """The bounds of one engine (one queue). Defaults are those of csrc/nq.h; all memory is taken at the start."""
+
+    flows: Annotated[StrictInt, Field(ge=16, le=1 << 24)] = 65536
+    large_blocks: Annotated[StrictInt, Field(ge=8, le=1 << 18)] = 1024
+    """For packets of up to 64 KiB; 66 KiB each."""
+    small_blocks: Annotated[StrictInt, Field(ge=8, le=1 << 22)] = 16384
+    """2 KiB each."""
+    extents: Annotated[StrictInt, Field(ge=8, le=1 << 22)] = 32768
+    """Runs of stored octets, all flows together."""
+    held: Annotated[StrictInt, Field(ge=1, le=1 << 20)] = 4096
+    """Packets held, all flows together."""
+    held_per_flow: Annotated[StrictInt, Field(ge=1, le=1000)] = 256
+    """Packets held, one direction of one flow."""
+    store_per_stream: Annotated[StrictInt, Field(ge=1 << 16, le=1 << 30)] = 16 << 20
+    """Octets stored, one direction of one flow; at least the largest window that a host advertises."""
+    events: Annotated[StrictInt, Field(ge=16, le=1 << 20)] = 8192
+    """Slots of the event ring."""
+    synwait: Annotated[StrictInt, Field(ge=1, le=3600)] = 30
+    """Seconds until a half-open connection is forgotten."""
+    finwait: Annotated[StrictInt, Field(ge=1, le=3600)] = 5
+    """Seconds that a closed connection is kept."""
+    idle: Annotated[StrictInt, Field(ge=1, le=604800)] = 3600
+    """Seconds of silence after which a connection is forgotten."""
+    tombstone: Annotated[StrictInt, Field(ge=1, le=3600)] = 120
+    """Seconds that a dropped connection is remembered."""
+    binding: Literal["strict", "off"] = "strict"
+    """strict: each direction of a connection stays on the interfaces of its opening. off: multipath routing."""
+
+    @model_validator(mode="after")
+    def _bounds_agree(self) -> Self:
+        if self.events & (self.events - 1):
+            near = 1 << (self.events.bit_length() - 1)
+            raise ValueError(f"events {self.events} is no power of two: write {near} or {near * 2}")
+        if self.held_per_flow > self.held:
+            raise ValueError(f"held-per-flow {self.held_per_flow} is above held {self.held}: raise held")
+        return self
+
+
+class Events(Section):
+    """Where the record of what was done goes."""
+
+    file: Annotated[str, Field(min_length=1)] = "/var/log/nfqguard/eve.json"
+    """EVE JSON lines; `-` is standard output."""
+
+
+class Document(Section):
+    """A whole configuration as written, its files merged."""
+
+    policy: str | None = None
+    """The name of the policy in force."""
+    policies: dict[Annotated[str, Field(pattern=POLICY_NAME)], Policy] = {}
+    deployment: Deployment = Deployment()
+    engine: Engine = Engine()
+    events: Events = Events()
