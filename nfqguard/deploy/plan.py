@@ -150,25 +150,15 @@ def make_plan(deployment: Deployment) -> Plan:
         raise PlanError("deployment.ports is empty: name at least one port, such as 25")
     if deployment.chain in RESERVED_NAMES:
         raise PlanError(f"deployment.chain cannot be {deployment.chain}, Netfilter's own name: choose another one")
-    last = deployment.queue_first + deployment.queue_count - 1
-    if last > 65535:
-        raise PlanError(f"deployment.queue-first and queue-count reach to queue {last}; the last queue is 65535")
     return Plan(tuple(_family_plan(deployment, family) for family in FAMILIES))
 
 
 def queue_values(mask: int, count: int) -> tuple[int, ...]:
     """The connmark values that stand for queue 1, 2, ... `count`, each within the bits `mask`; 0 stands for none yet.
 
-    Raises PlanError where the bits are not adjacent or too few.
+    The model has made sure that the bits are adjacent and can count so far.
     """
     lowest = mask & -mask
-    highest = mask // lowest
-    if highest & (highest + 1):
-        raise PlanError(f"deployment.connmark-mask {mask:#x} has holes: its bits must be adjacent")
-    if count > highest:
-        raise PlanError(
-            f"deployment.connmark-mask {mask:#x} counts to {highest} only, queue-count is {count}: give it more bits"
-        )
     return tuple(number * lowest for number in range(1, count + 1))
 
 

@@ -1,0 +1,250 @@
+"""The plan and its text: exact restore text for several deployments, and what check says of a table that differs."""
+from __future__ import annotations
+
+import pytest
+
+from nfqguard.deploy.apply import _explain
+from nfqguard.deploy.difference import differences
+from nfqguard.deploy.iptables import NOTHING, Table, present, read_table, restore_text, wanted
+from nfqguard.deploy.plan import PORTS_PER_JUMP, FamilyPlan, PlanError, make_plan, queue_values
+from nfqguard.policy.model import Deployment
+
+
+def part_of(family: int = 4, **keys: object) -> FamilyPlan:
+    (part,) = make_plan(Deployment.model_validate(keys)).only(family).families
+    return part
+
+
+def fresh_text(family: int = 4, **keys: object) -> list[str]:
+    part = part_of(family, **keys)
+    return restore_text(part.chain, Table({}), wanted(part)).splitlines()
+
+
+def test_default_deployment() -> None:
+    expected = [
+        "*mangle",
+        ":NFQGUARD - [0:0]",
+        "-A NFQGUARD -m conntrack --ctstate INVALID -j DROP",
+        "-A NFQGUARD -m connmark --mark 0x0/0xf000000 -j CONNMARK --set-xmark 0x1000000/0xf000000",
+        "-A NFQGUARD -m connmark --mark 0x1000000/0xf000000 -j NFQUEUE --queue-num 0",
+        "-A NFQGUARD -j DROP",
+        "-A FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD",
+        "COMMIT",
+    ]
+    assert fresh_text(4) == expected
+    assert fresh_text(6) == expected
+
+
+def test_gateway_with_queues_exemptions_and_bypass() -> None:
+    keys = {
+        "ports": [25, 587],
+        "queue-first": 10,
+        "queue-count": 3,
+        "connmark-mask": 0x30,
+        "on-absent": "accept",
+        "chain": "MAIL-in",
+        "exempt": ["192.0.2.7", "198.51.100.0/24", "2001:db8::/32"],
+    }
+    behind = [
+        "-A MAIL-in -m conntrack --ctstate INVALID -j DROP",
+        "-A MAIL-in -m connmark --mark 0x0/0x30 -m statistic --mode nth --every 3 --packet 0"
+        " -j CONNMARK --set-xmark 0x10/0x30",
+        "-A MAIL-in -m connmark --mark 0x0/0x30 -m statistic --mode nth --every 2 --packet 0"
+        " -j CONNMARK --set-xmark 0x20/0x30",
+        "-A MAIL-in -m connmark --mark 0x0/0x30 -j CONNMARK --set-xmark 0x30/0x30",
+        "-A MAIL-in -m connmark --mark 0x10/0x30 -j NFQUEUE --queue-num 10 --queue-bypass",
+        "-A MAIL-in -m connmark --mark 0x20/0x30 -j NFQUEUE --queue-num 11 --queue-bypass",
+        "-A MAIL-in -m connmark --mark 0x30/0x30 -j NFQUEUE --queue-num 12 --queue-bypass",
+        "-A MAIL-in -j DROP",
+        "-A FORWARD -p tcp -m multiport --ports 25,587 -j MAIL-in",
+        "COMMIT",
+    ]
+    head = ["*mangle", ":MAIL-in - [0:0]"]
+    assert fresh_text(4, **keys) == [
+        *head,
+        "-A MAIL-in -s 192.0.2.7/32 -j RETURN",
+        "-A MAIL-in -d 192.0.2.7/32 -j RETURN",
+        "-A MAIL-in -s 198.51.100.0/24 -j RETURN",
+        "-A MAIL-in -d 198.51.100.0/24 -j RETURN",
+        *behind,
+    ]
+    exempt = ["-A MAIL-in -s 2001:db8::/32 -j RETURN", "-A MAIL-in -d 2001:db8::/32 -j RETURN"]
+    assert fresh_text(6, **keys) == [*head, *exempt, *behind]
+
+
+def test_mail_host_returns_its_own_packets_before_all_else_and_judges_loopback_once() -> None:
+    assert fresh_text(4, hook="host", exempt=["192.0.2.7"]) == [
+        "*mangle",
+        ":NFQGUARD - [0:0]",
+        "-A NFQGUARD -m mark --mark 0x6e660001 -j RETURN",
+        "-A NFQGUARD -s 192.0.2.7/32 -j RETURN",
+        "-A NFQGUARD -d 192.0.2.7/32 -j RETURN",
+        "-A NFQGUARD -m conntrack --ctstate INVALID -j DROP",
+        "-A NFQGUARD -m connmark --mark 0x0/0xf000000 -j CONNMARK --set-xmark 0x1000000/0xf000000",
+        "-A NFQGUARD -m connmark --mark 0x1000000/0xf000000 -j NFQUEUE --queue-num 0",
+        "-A NFQGUARD -j DROP",
+        "-A INPUT ! -i lo -p tcp -m multiport --ports 25 -j NFQGUARD",
+        "-A OUTPUT -p tcp -m multiport --ports 25 -j NFQGUARD",
+        "COMMIT",
+    ]
+
+
+def test_more_ports_than_one_jump_can_name() -> None:
+    ports = list(range(1025, 1025 + PORTS_PER_JUMP + 1))
+    first = ",".join(map(str, ports[:PORTS_PER_JUMP]))
+    assert fresh_text(4, ports=[*ports, 1025])[-3:] == [
+        f"-A FORWARD -p tcp -m multiport --ports {first} -j NFQGUARD",
+        f"-A FORWARD -p tcp -m multiport --ports {ports[-1]} -j NFQGUARD",
+        "COMMIT",
+    ]
+
+
+def test_mask_of_all_bits_is_written_as_iptables_prints_it() -> None:
+    lines = fresh_text(4, **{"connmark-mask": 0xFFFFFFFF})
+    assert "-A NFQGUARD -m connmark --mark 0x0 -j CONNMARK --set-xmark 0x1/0xffffffff" in lines
+    assert "-A NFQGUARD -m connmark --mark 0x1 -j NFQUEUE --queue-num 0" in lines
+
+
+@pytest.mark.parametrize(
+    "mask,count,values", [(1, 1, (1,)), (0x80000000, 1, (0x80000000,)), (0x700, 3, (0x100, 0x200, 0x300))]
+)
+def test_queue_values_lie_in_the_mask_and_are_never_zero(mask: int, count: int, values: tuple[int, ...]) -> None:
+    assert queue_values(mask, count) == values
+
+
+@pytest.mark.parametrize(
+    "keys,named",
+    [
+        ({"ports": []}, "ports"),
+        ({"chain": "FORWARD"}, "FORWARD"),
+    ],
+)
+def test_what_netfilter_cannot_do_is_refused(keys: dict[str, object], named: str) -> None:
+    with pytest.raises(PlanError, match=named):
+        make_plan(Deployment.model_validate(keys))
+
+
+SAVED = """\
+# Generated by iptables-save v1.8.9 on Sun Nov  1 00:00:00 2026
+*mangle
+:PREROUTING ACCEPT [7:420]
+:FORWARD ACCEPT [0:0]
+:operators - [0:0]
+:NFQGUARD - [0:0]
+-A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
+-A FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD
+-A FORWARD -m comment --comment "counts -j NFQGUARD" -j operators
+-A NFQGUARD -m conntrack --ctstate INVALID -j DROP
+-A NFQGUARD -m connmark --mark 0x0/0xf000000 -j CONNMARK --set-xmark 0x1000000/0xf000000
+-A NFQGUARD -m connmark --mark 0x1000000/0xf000000 -j NFQUEUE --queue-num 0
+-A NFQGUARD -j DROP
+COMMIT
+# Completed on Sun Nov  1 00:00:00 2026
+*filter
+:FORWARD DROP [0:0]
+-A FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD
+COMMIT
+"""
+
+
+def table_with(*changes: tuple[str, str]) -> Table:
+    text = SAVED
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    return read_table(text)
+
+
+BEHIND = ('-A FORWARD -m comment --comment "counts -j NFQGUARD" -j operators\n', "")
+JUMP = "-A FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD\n-A NFQGUARD"
+LAST = "-A NFQGUARD -j DROP\n"
+
+
+def test_reading_keeps_to_the_mangle_table_and_takes_counters() -> None:
+    table = read_table(SAVED)
+    assert set(table.chains) == {"PREROUTING", "FORWARD", "operators", "NFQGUARD"}
+    assert len(table.chains["FORWARD"]) == 3 and len(table.chains["NFQGUARD"]) == 4
+    assert [jump.position for jump in present(table, "NFQGUARD").jumps] == [2]
+    counted = "\n".join(f"[3:180] {line}" if line.startswith("-A") else line for line in SAVED.splitlines())
+    assert read_table(counted) == table
+
+
+def test_applying_replaces_every_jump_in_one_transaction_and_puts_ours_last() -> None:
+    part, table = part_of(), read_table(SAVED)
+    lines = restore_text(part.chain, table, wanted(part)).splitlines()
+    assert lines[:2] == ["*mangle", ":NFQGUARD - [0:0]"]
+    assert lines[-3:] == [
+        "-D FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD",
+        "-A FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD",
+        "COMMIT",
+    ]
+    assert lines.count("COMMIT") == 1
+
+
+def test_removing_names_only_what_is_ours() -> None:
+    assert restore_text("NFQGUARD", read_table(SAVED), NOTHING).splitlines() == [
+        "*mangle",
+        ":NFQGUARD - [0:0]",
+        "-D FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD",
+        "-X NFQGUARD",
+        "COMMIT",
+    ]
+    assert restore_text("NFQGUARD", Table({}), NOTHING) == ""
+
+
+def test_undo_puts_the_former_jump_where_it_was() -> None:
+    before = present(read_table(SAVED), "NFQGUARD")
+    after = table_with(BEHIND)
+    lines = restore_text("NFQGUARD", after, before).splitlines()
+    assert lines[-2] == "-I FORWARD 2 -p tcp -m multiport --ports 25 -j NFQGUARD"
+    assert [line for line in lines if line.startswith("-A NFQGUARD")] == [
+        f"-A NFQGUARD {step}" for step in read_table(SAVED).chains["NFQGUARD"]
+    ]
+
+
+def test_a_table_as_planned_has_no_difference_whatever_the_spelling_of_numbers() -> None:
+    assert differences(part_of(), table_with(BEHIND)) == []
+    assert differences(part_of(), table_with(BEHIND, ("--mark 0x0/0xf000000", "--mark 0/0xF000000"))) == []
+
+
+@pytest.mark.parametrize(
+    "kind,changes,said",
+    [
+        ("jump-not-last", [], "operators"),
+        ("chain-missing", [(":NFQGUARD - [0:0]\n", ""), ("-A NFQGUARD", "-A elsewhere"), BEHIND], "uninspected"),
+        ("jump-missing", [BEHIND, (JUMP, "-A NFQGUARD")], "port 25"),
+        ("jump-doubled", [BEHIND, (JUMP, JUMP.replace("-A NFQGUARD", "") + JUMP)], "2 times"),
+        ("jump-foreign", [BEHIND, (":operators - [0:0]\n", "-A PREROUTING -p tcp -j NFQGUARD\n")], "PREROUTING"),
+        ("step-missing", [BEHIND, (LAST, "")], "passes uninspected"),
+        ("step-foreign", [BEHIND, (LAST, "-A NFQGUARD -j LOG\n" + LAST)], "-j LOG"),
+        (
+            "steps-out-of-order",
+            [BEHIND, (LAST, ""), (":NFQGUARD - [0:0]\n", ":NFQGUARD - [0:0]\n" + LAST)],
+            "order",
+        ),
+    ],
+)
+def test_each_difference_is_named_with_its_meaning(kind: str, changes: list[tuple[str, str]], said: str) -> None:
+    found = differences(part_of(), table_with(*changes))
+    assert [difference.kind for difference in found] == [kind]
+    assert said in found[0].meaning and "nfqguard rules apply" in found[0].remedy
+    assert str(found[0]).startswith("IPv4: ")
+
+
+def test_other_ports_than_planned_are_a_foreign_jump_and_a_missing_one() -> None:
+    kinds = [difference.kind for difference in differences(part_of(ports=[26]), table_with(BEHIND))]
+    assert kinds == ["jump-missing", "jump-foreign"]
+
+
+@pytest.mark.parametrize(
+    "message,said",
+    [
+        ("iptables-restore: line 5 failed: No chain/target/match by that name.", "modprobe -a xt_NFQUEUE xt_connmark"),
+        ("iptables-nft-restore: line 5 failed: Permission denied (you must be root).", "as root"),
+        ("Another app is currently holding the xtables lock; waited 10s", "Try again"),
+        ("iptables-restore: line 8 failed", "line 8 failed"),
+    ],
+)
+def test_a_refusal_is_explained(message: str, said: str) -> None:
+    part = part_of()
+    assert said in _explain("iptables-restore", message, restore_text(part.chain, Table({}), wanted(part)))
