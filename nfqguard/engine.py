@@ -128,6 +128,8 @@ class Settings:
     binding: int
     hash_key: bytes
 
+    BINDINGS: ClassVar[dict[str, int]] = {"off": lib.NQ_BIND_OFF, "strict": lib.NQ_BIND_STRICT}
+
     @classmethod
     def default(cls, **changes: Any) -> Self:
         """The engine's own defaults with `changes`, and a random key for the flow table unless one is given.

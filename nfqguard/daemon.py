@@ -1,0 +1,233 @@
+"""The composition root: configuration -> policy -> one engine, one queue, one thread each -> events and statistics.
+
+The main thread waits for signals and never sees a packet; a worker thread spends its life in C; the pump thread
+carries events from the engines to the sink. What ends a worker ends the daemon: with one queue of several gone, part of
+the mail would hang for no reason that anybody could see.
+"""
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Protocol
+
+from nfqguard.engine import Engine, EngineError, Event, Policy, Queue, QueueSettings, Settings
+from nfqguard.nfqueue import BoundQueue, KernelQueue, QueueError, kernel_queue
+from nfqguard.notify import Notifier
+from nfqguard.policy.compile import compile_policy
+from nfqguard.policy.load import Configuration
+
+log = logging.getLogger(__name__)
+
+SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+PUMP_INTERVAL = 0.1
+"""Seconds between two looks into the event rings: 8192 slots last for 80,000 events a second."""
+STATUS_INTERVAL = 1.0
+STOP_WAIT = 5.0
+"""Seconds that a loop may take to return: it does so within one round."""
+
+
+class Sink(Protocol):
+    """Where events go."""
+
+    def write(self, event: Event, queue: int) -> None:
+        """Record an event that the engine of queue number `queue` tells. Raises OSError where it cannot be written."""
+
+    def statistics(self, queue: int, counters: dict[str, int], kernel: KernelQueue | None) -> None:
+        """Record what was counted on a queue when it stopped. Raises OSError where it cannot be written."""
+
+
+class DaemonError(RuntimeError):
+    """Why the daemon cannot start or go on."""
+
+
+class Worker:
+    """One queue with its engine and the thread that drains it."""
+
+    def __init__(self, number: int, configuration: Configuration, policy: Policy) -> None:
+        """Bind queue `number` and take all memory. Raises QueueError or EngineError."""
+        self.number = number
+        self.failure: OSError | None = None
+        with ExitStack() as undo:
+            self._bound = BoundQueue(number)
+            undo.callback(self._bound.close)
+            self.engine = Engine(_settings(configuration), policy)
+            undo.callback(self.engine.close)
+            self.queue = Queue(self.engine, self._bound.fd, _queue_settings(number, configuration))
+            undo.callback(self.queue.close)
+            self._undo = undo.pop_all()
+        self._thread = threading.Thread(target=self._run, name=f"queue-{number}", daemon=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the loop runs."""
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        """Drain the queue from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask the loop to end. What waits stays in the kernel's queue until `close()`."""
+        self.queue.stop()
+
+    def join(self) -> None:
+        """Wait until the loop has ended. Raises DaemonError if it does not."""
+        if self._thread.ident is not None:
+            self._thread.join(STOP_WAIT)
+        if self.alive:
+            raise DaemonError(f"queue {self.number}: the loop did not return within {STOP_WAIT:g} seconds")
+
+    def events(self) -> Iterator[Event]:
+        """The events that wait, with the times of the wall clock."""
+        while batch := self.engine.events():
+            for event in batch:
+                yield replace(event, time=self.queue.wall(event.time), started=self.queue.wall(event.started))
+
+    def drain(self) -> None:
+        """End the flows; their records become events. After `join()` only."""
+        self.engine.drain(self.queue.now())
+
+    def close(self) -> None:
+        """Give everything back; the loop must have stopped, for unbinding reads on its descriptor."""
+        self._undo.close()
+
+    def _run(self) -> None:
+        try:
+            self.queue.run()
+        except OSError as error:
+            self.failure = error
+
+
+class Daemon:
+    """All queues of a configuration, from binding to unbinding."""
+
+    def __init__(self, configuration: Configuration, sink: Sink, notifier: Notifier | None = None) -> None:
+        """Compile the policy and bind every queue of the deployment. Raises DaemonError with nothing left bound."""
+        self._sink = sink
+        self._notifier = notifier or Notifier()
+        self._stopped = threading.Event()
+        self._unwritten = 0
+        self._pump = threading.Thread(target=self._carry, name="events", daemon=True)
+        self._workers: list[Worker] = []
+        first = configuration.deployment.queue_first
+        try:
+            policy = Policy(compile_policy(configuration.policy, configuration.policy_in_force))
+            for number in range(first, first + configuration.deployment.queue_count):
+                self._workers.append(Worker(number, configuration, policy))
+        except (QueueError, EngineError, ValueError) as error:
+            self._close()
+            raise DaemonError(str(error)) from error
+
+    def run(self) -> None:
+        """Inspect until SIGTERM or SIGINT. Raises DaemonError when a queue fails; everything is unbound either way."""
+        with _signals_blocked():
+            try:
+                self._start()
+                self._wait()
+            finally:
+                self._stop()
+        failed = [str(worker.failure) for worker in self._workers if worker.failure]
+        if failed:
+            raise DaemonError("; ".join(failed))
+
+    def _start(self) -> None:
+        for worker in self._workers:
+            worker.start()
+        self._pump.start()
+        self._notifier.ready()
+        log.info("inspecting on %s", self._queues())
+
+    def _wait(self) -> None:
+        """Until a signal ends us or a worker has died. SIGHUP is kept for reloading."""
+        while all(worker.alive for worker in self._workers):
+            received = signal.sigtimedwait(SIGNALS, STATUS_INTERVAL)
+            if received is not None and received.si_signo != signal.SIGHUP:
+                log.info("stopping on %s", signal.Signals(received.si_signo).name)
+                return
+            self._notifier.status(self._status())
+
+    def _stop(self) -> None:
+        self._notifier.stopping()
+        try:
+            for worker in self._workers:
+                worker.stop()
+            for worker in self._workers:
+                worker.join()
+            self._stopped.set()
+            if self._pump.ident is not None:
+                self._pump.join()
+            self._finish()
+        finally:
+            self._close()
+
+    def _finish(self) -> None:
+        """The records of all flows and what was counted, while the queues are still bound and the kernel's counters
+        are there."""
+        for worker in self._workers:
+            worker.drain()
+            self._write_events(worker)
+            self._write_statistics(worker)
+        if self._unwritten:
+            log.warning("%d events could not be written", self._unwritten)
+
+    def _close(self) -> None:
+        for worker in self._workers:
+            if not worker.alive:
+                worker.close()
+
+    def _carry(self) -> None:
+        while not self._stopped.wait(PUMP_INTERVAL):
+            for worker in self._workers:
+                self._write_events(worker)
+
+    def _write_events(self, worker: Worker) -> None:
+        """A full disk loses events, and says so; it never stops mail."""
+        for event in worker.events():
+            try:
+                self._sink.write(event, worker.number)
+            except OSError as error:
+                if self._unwritten == 0:
+                    log.error("events are lost, for they cannot be written: %s", error)
+                self._unwritten += 1
+
+    def _write_statistics(self, worker: Worker) -> None:
+        try:
+            self._sink.statistics(worker.number, worker.engine.counters(), kernel_queue(worker.number))
+        except OSError as error:
+            log.error("the statistics of queue %d cannot be written: %s", worker.number, error)
+
+    def _status(self) -> str:
+        total: Counter[str] = Counter()
+        for worker in self._workers:
+            total.update(worker.engine.counters())
+        return f"{self._queues()}: {total['flows']} flows, {total['packets']} packets, {total['dropped']} dropped"
+
+    def _queues(self) -> str:
+        numbers = [worker.number for worker in self._workers]
+        return f"queue {numbers[0]}" if len(numbers) == 1 else f"queues {numbers[0]} to {numbers[-1]}"
+
+
+def _settings(configuration: Configuration) -> Settings:
+    values = configuration.engine.model_dump()
+    return Settings.default(**{**values, "binding": Settings.BINDINGS[configuration.engine.binding]})
+
+
+def _queue_settings(number: int, configuration: Configuration) -> QueueSettings:
+    deployment = configuration.deployment
+    return QueueSettings(number, fail_open=deployment.on_overload == "accept", own_mark=deployment.own_mark)
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """The main thread takes our signals by sigtimedwait(), and threads begun meanwhile inherit the mask: no handler
+    ever runs in the middle of something."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
