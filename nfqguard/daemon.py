@@ -1,8 +1,8 @@
 """The composition root: configuration -> policy -> one engine, one queue, one thread each -> events and statistics.
 
 The main thread waits for signals and never sees a packet; a worker thread spends its life in C; the pump thread
-carries events from the engines to the sink. What ends a worker ends the daemon: with one queue of several gone, part of
-the mail would hang for no reason that anybody could see.
+carries events from the engines to the output. What ends a worker ends the daemon: with one queue of several gone,
+part of the mail would hang for no reason that anybody could see.
 """
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import Protocol
 
-from nfqguard.engine import Engine, EngineError, Event, Policy, Queue, QueueSettings, Settings
-from nfqguard.nfqueue import BoundQueue, KernelQueue, QueueError, kernel_queue
+from nfqguard.engine import Engine, EngineError, Policy, Queue, QueueSettings, Settings
+from nfqguard.nfqueue import BoundQueue, QueueError, kernel_queue
 from nfqguard.notify import Notifier
 from nfqguard.policy.compile import compile_policy
 from nfqguard.policy.load import Configuration
+from nfqguard.report.event import Event
+from nfqguard.report.output import Output
 
 log = logging.getLogger(__name__)
 
@@ -29,16 +30,6 @@ PUMP_INTERVAL = 0.1
 STATUS_INTERVAL = 1.0
 STOP_WAIT = 5.0
 """Seconds that a loop may take to return: it does so within one round."""
-
-
-class Sink(Protocol):
-    """Where events go."""
-
-    def write(self, event: Event, queue: int) -> None:
-        """Record an event that the engine of queue number `queue` tells. Raises OSError where it cannot be written."""
-
-    def statistics(self, queue: int, counters: dict[str, int], kernel: KernelQueue | None) -> None:
-        """Record what was counted on a queue when it stopped. Raises OSError where it cannot be written."""
 
 
 class DaemonError(RuntimeError):
@@ -103,15 +94,27 @@ class Worker:
             self.failure = error
 
 
+def run(configuration: Configuration, events: str | None = None) -> None:
+    """Inspect what the deployment brings to the queues until SIGTERM or SIGINT; events go to the file `events` (`-`:
+    standard output) or to the configuration's. Raises DaemonError, with nothing left bound, where that cannot be."""
+    file = events or configuration.events.file
+    try:
+        output = Output(file)
+    except OSError as error:
+        raise DaemonError(f"events cannot be written to {file}: {error.strerror}") from error
+    with output:
+        Daemon(configuration, output, Notifier()).run()
+
+
 class Daemon:
     """All queues of a configuration, from binding to unbinding."""
 
-    def __init__(self, configuration: Configuration, sink: Sink, notifier: Notifier | None = None) -> None:
+    def __init__(self, configuration: Configuration, output: Output, notifier: Notifier) -> None:
         """Compile the policy and bind every queue of the deployment. Raises DaemonError with nothing left bound."""
-        self._sink = sink
-        self._notifier = notifier or Notifier()
+        self._output = output
+        self._notifier = notifier
         self._stopped = threading.Event()
-        self._unwritten = 0
+        self._reopen = threading.Event()
         self._pump = threading.Thread(target=self._carry, name="events", daemon=True)
         self._workers: list[Worker] = []
         first = configuration.deployment.queue_first
@@ -143,13 +146,16 @@ class Daemon:
         log.info("inspecting on %s", self._queues())
 
     def _wait(self) -> None:
-        """Until a signal ends us or a worker has died. SIGHUP is kept for reloading."""
+        """Until a signal ends us or a worker has died. SIGHUP opens the output anew, for logrotate."""
         while all(worker.alive for worker in self._workers):
             received = signal.sigtimedwait(SIGNALS, STATUS_INTERVAL)
-            if received is not None and received.si_signo != signal.SIGHUP:
+            if received is None:
+                self._notifier.status(self._status())
+            elif received.si_signo == signal.SIGHUP:
+                self._reopen.set()
+            else:
                 log.info("stopping on %s", signal.Signals(received.si_signo).name)
                 return
-            self._notifier.status(self._status())
 
     def _stop(self) -> None:
         self._notifier.stopping()
@@ -171,9 +177,7 @@ class Daemon:
         for worker in self._workers:
             worker.drain()
             self._write_events(worker)
-            self._write_statistics(worker)
-        if self._unwritten:
-            log.warning("%d events could not be written", self._unwritten)
+            self._output.statistics(worker.number, worker.engine.counters(), kernel_queue(worker.number))
 
     def _close(self) -> None:
         for worker in self._workers:
@@ -181,25 +185,17 @@ class Daemon:
                 worker.close()
 
     def _carry(self) -> None:
+        """The pump's life. Opening anew happens here, too: nobody else writes meanwhile."""
         while not self._stopped.wait(PUMP_INTERVAL):
+            if self._reopen.is_set():
+                self._reopen.clear()
+                self._output.reopen()
             for worker in self._workers:
                 self._write_events(worker)
 
     def _write_events(self, worker: Worker) -> None:
-        """A full disk loses events, and says so; it never stops mail."""
         for event in worker.events():
-            try:
-                self._sink.write(event, worker.number)
-            except OSError as error:
-                if self._unwritten == 0:
-                    log.error("events are lost, for they cannot be written: %s", error)
-                self._unwritten += 1
-
-    def _write_statistics(self, worker: Worker) -> None:
-        try:
-            self._sink.statistics(worker.number, worker.engine.counters(), kernel_queue(worker.number))
-        except OSError as error:
-            log.error("the statistics of queue %d cannot be written: %s", worker.number, error)
+            self._output.write(event, worker.number)
 
     def _status(self) -> str:
         total: Counter[str] = Counter()

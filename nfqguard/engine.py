@@ -17,6 +17,8 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nfqguard._engine import ffi, lib
+from nfqguard.report.event import Event as Event
+from nfqguard.report.event import EventType as EventType
 
 if TYPE_CHECKING:
     from nfqguard.policy.compile import PolicySpec
@@ -54,18 +56,6 @@ class OutputKind(IntEnum):
     INJECTION = lib.NQ_INJECTION
 
 
-class EventType(IntEnum):
-    """What an event tells (enum nq_event_type)."""
-
-    FLOW = lib.NQ_EVENT_FLOW
-    MASK_COMMAND = lib.NQ_EVENT_MASK_COMMAND
-    MASK_KEYWORD = lib.NQ_EVENT_MASK_KEYWORD
-    MASK_BANNER = lib.NQ_EVENT_MASK_BANNER
-    RESET = lib.NQ_EVENT_RESET
-    DROP = lib.NQ_EVENT_DROP
-    TRANSITION = lib.NQ_EVENT_TRANSITION
-
-
 @dataclass(frozen=True, slots=True)
 class Output:
     """One thing that leaves, in the order in which things leave.
@@ -78,35 +68,6 @@ class Output:
     id: int
     verdict: Verdict
     data: bytes | None
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What happened, to whom, and why; the fields of struct nq_event.
-
-    Times are nanoseconds since the Unix epoch by the caller's clock; `packets` and `octets` count by direction, first
-    from the client, then from the server, and are filled for `EventType.FLOW` only; `direction` is 0 for what the
-    client sent and 1 for what the server sent; `reason` is None where there is none; `text` holds the line's first
-    octets as they came.
-    """
-
-    type: EventType
-    time: int
-    flow: int
-    started: int
-    client: IPv4Address | IPv6Address
-    client_port: int
-    server: IPv4Address | IPv6Address
-    server_port: int
-    direction: int
-    policy: str
-    reason: str | None
-    line: int
-    offset: int
-    length: int
-    text: bytes
-    packets: tuple[int, int]
-    octets: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
