@@ -11,7 +11,7 @@ import click
 
 from nfqguard import __version__
 
-COMMANDS = ("run", "check", "rules", "events", "replay", "lab")
+COMMANDS = ("run", "check", "preset", "rules", "events", "replay", "lab")
 """In the order in which an operator meets them; `nfqguard.cli.NAME` holds the click command called NAME."""
 
 

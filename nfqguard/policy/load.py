@@ -5,9 +5,12 @@
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from nfqguard.policy.caution import Caution, deployment_cautions, policy_cautions
 from nfqguard.policy.check import mistakes
@@ -76,29 +79,34 @@ def _build(source: Source) -> Configuration:
     elif node is not None and node[0]:
         policies[name] = family.resolve(node)
     problems += family.problems
-    if problems:
-        raise ConfigError(problems)
-    document = Document.model_validate(source.data)
     usable = {known: policy for known, policy in policies.items() if policy is not None}
-    return Configuration(name, usable, document.deployment, document.engine, document.events,
-                         tuple(_warnings(source, document, name, node, usable)), tuple(source.read))
+    warnings = [*_unchosen(source, family, node), *_surprises(source, family, usable)] if source.data else []
+    if problems:
+        raise ConfigError(problems, warnings)
+    document = Document.model_validate(source.data)
+    return Configuration(name, usable, document.deployment, document.engine, document.events, tuple(warnings),
+                         tuple(source.read))
 
 
-def _warnings(source: Source, document: Document, name: str, node: Node | None,
-              policies: Mapping[str, Policy]) -> Iterable[Problem]:
-    if document.policy is None and document.policies:
-        listed = " or ".join(f'policy = "{own}"' for own in document.policies)
-        kind = "preset" if node and node[0] else "policy"
-        yield Problem(source.name, "policy",
-                      f"policies are defined, but none is chosen, so the {kind} '{name}' is in force",
-                      f"write {listed}")
+def _unchosen(source: Source, family: Family, node: Node | None) -> Iterator[Problem]:
+    own = family.own_names()
+    if "policy" not in source.data and own and node is not None:
+        preset, name = node
+        yield Problem(source.name, "policy", f"policies are defined, but none is chosen, so the "
+                      f"{'preset' if preset else 'policy'} '{name}' is in force",
+                      "write " + " or ".join(f'policy = "{known}"' for known in own))
+
+
+def _surprises(source: Source, family: Family, policies: Mapping[str, Policy]) -> Iterator[Problem]:
     for known, policy in policies.items():
-        file = f"preset {known}" if known not in document.policies else None
+        file = None if known in family.own_names() else f"preset {known}"
         yield from _placed(source, ("policies", known), policy_cautions(policy), file)
-    yield from _placed(source, ("deployment",), deployment_cautions(document.deployment), None)
+    with suppress(ValidationError):     # its mistakes have been reported
+        deployment = Deployment.model_validate(source.data.get("deployment", {}))
+        yield from _placed(source, ("deployment",), deployment_cautions(deployment), None)
 
 
-def _placed(source: Source, table: tuple[str, ...], cautions: Iterable[Caution], file: str | None) -> Iterable[Problem]:
+def _placed(source: Source, table: tuple[str, ...], cautions: Iterable[Caution], file: str | None) -> Iterator[Problem]:
     for below, text, remedy in cautions:
         path = (*table, *below)
         yield Problem(file or source.origin(path), ".".join(path), text, remedy)

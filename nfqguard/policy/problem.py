@@ -31,10 +31,14 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used. `problems` holds every reason; str() prints them, a line each."""
+    """A configuration that cannot be used. `problems` holds every reason; str() prints them, a line each.
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    `warnings` holds what would surprise once the reasons are gone, as far as that can be seen.
+    """
+
+    def __init__(self, problems: Iterable[Problem], warnings: Iterable[Problem] = ()) -> None:
         self.problems = tuple(problems)
+        self.warnings = tuple(warnings)
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
