@@ -35,14 +35,14 @@
 #define NQ_SMALL_OCTETS      2048
 #define NQ_COPY_MAX          1800    /* longer payload keeps its block; shorter is copied into a small one */
 
-#define NQ_OUTPUTS           1024    /* outputs of one call; held_per_flow stays below */
-#define NQ_SCRATCH_OCTETS    16384   /* packets of our own made in one call */
+#define NQ_INJECTIONS        64      /* packets of our own made in one call */
+#define NQ_HOLD              10      /* seconds that a packet is held at most: its sender has sent it again by then */
 #define NQ_EXTENSION_HEADERS 8       /* IPv6 extension headers walked before giving up */
 #define NQ_COMMAND_LINE_MAX  16384   /* octets of a command line that ever pass (RFC 4954 asks 12288 for AUTH) */
-#define NQ_AWAITED           24      /* runs of like commands that await their replies */
+#define NQ_AWAITED           16      /* runs of like commands that await their replies */
 #define NQ_WORD_MAX          31      /* octets of a verb or keyword */
 #define NQ_NODES             1024    /* nodes of a prefix automaton */
-#define NQ_LINE_KEPT         64      /* octets of a masked line kept for its event */
+#define NQ_LINE_KEPT         40      /* octets of a masked line kept for its event */
 
 /* ---- wire structures: RFC 791, 8200, 9293; all fields in network order ------------------------------------------ */
 
@@ -164,14 +164,31 @@ struct nq_tcp_options {
     uint8_t *fast_open;         /* the option's first octet, or NULL (RFC 7413) */
 };
 
+struct nq_speaker {             /* as whom a packet of our own speaks, and to whom */
+    uint8_t family;             /* 4 or 6 */
+    uint8_t source[16], destination[16];    /* network order; IPv4 as ::ffff:a.b.c.d */
+    uint16_t source_port, destination_port; /* host order */
+    uint32_t seq, ack;          /* host order */
+};
+
 /* Returns REASON_NONE and fills the view, or the reason why this is no TCP segment that can be judged. */
 enum nq_reason packet_view(struct nq_view *view, const struct nq_packet *packet);
 /* False where the options do not parse. */
 bool packet_options(const struct nq_view *view, struct nq_tcp_options *options);
+/* Four or sixteen octets into sixteen; IPv4 as ::ffff:a.b.c.d. */
+void packet_address(uint8_t into[16], const uint8_t *address, uint8_t family);
+/* As the packet's sender, or as its receiver (back), at the place where the other end expects it. */
+struct nq_speaker packet_speaker(const struct nq_view *view, bool back);
+/* Addresses and ports into an event of a packet without a flow; the lower port is taken for the server's. */
+void packet_endpoints(const struct nq_view *view, struct nq_event *event);
 /* Does the TCP checksum hold, or is it the pseudo-header's only (a local sender's packet)? */
 bool packet_checksum_valid(const struct nq_view *view);
 /* Write IPv4 header and TCP checksums in full. */
 void packet_checksum_write(struct nq_view *view);
+/* A SYN without data and without TCP Fast Open (RFC 7413): what comes before the handshake is nobody's word yet. */
+void packet_normalise_syn(struct nq_view *view, const struct nq_tcp_options *options);
+/* URG takes an octet out of the stream that the inspector has read (RFC 6093): cleared. */
+void packet_clear_urgent(struct nq_view *view);
 /* Cut the payload to `octets` and take FIN and PSH off; lengths are rewritten, checksums are not. */
 void packet_cut(struct nq_view *view, uint32_t octets);
 /* One's complement sum over data, continuing `sum`; `folded` makes the 16-bit field of it. RFC 1071. */
@@ -217,45 +234,330 @@ uint16_t automaton_step(const struct nq_automaton *automaton, uint16_t node, uin
 /* ---- smtp_scan.c: resumable scanning of lines and bodies; no meaning -------------------------------------------- */
 
 enum nq_phase {                 /* where in a line the scanner stands */
-    PHASE_START = 0,            /* before a line's first octet */
+    PHASE_START = 0,            /* before the first octet; replies: inside the code */
     PHASE_WORD,                 /* inside the verb or keyword */
     PHASE_REST,                 /* behind it */
-    PHASE_OVERWRITE,            /* inside a line that becomes X */
+    PHASE_OVERWRITE,            /* inside what becomes X */
+    PHASE_BANNER                /* inside what becomes * */
 };
 
 struct nq_line {
-    uint32_t len;               /* octets of the line so far, its end included */
+    uint32_t len;               /* octets of the line so far */
+    uint32_t body_len;          /* of these, octets before its end */
     uint16_t node;              /* of the automaton */
+    uint16_t code;              /* replies: RFC 5321, 4.2 */
     uint8_t phase;              /* enum nq_phase */
     uint8_t word;               /* the word's id once it is complete */
+    uint8_t digits;             /* replies: digits seen, NQ_NO_CODE where the line has no code */
+    uint8_t separator;          /* replies: the octet behind the code; 0 until it came */
     bool cr;                    /* the last octet was CR */
-    uint8_t code_digits;        /* replies: digits seen, 0xff: a line without a code */
-    uint8_t separator;          /* replies: octet behind the code */
-    uint16_t code;              /* replies */
+    bool ended;                 /* its LF was consumed; the next call begins a new line */
+    uint8_t why;                /* enum nq_reason of the overwriting */
+    uint8_t kept;               /* octets in text */
+    uint8_t text[NQ_LINE_KEPT]; /* the line as it came */
 };
 
+#define NQ_NO_CODE 0xff
+
 enum nq_token {
-    TOKEN_NONE = 0,             /* all octets consumed, nothing more to say */
-    TOKEN_WORD,                 /* a word is complete and known; its separator is not consumed */
-    TOKEN_UNKNOWN,              /* the octet at the cursor leaves the automaton; not consumed */
-    TOKEN_BARE_CR,              /* an octet other than LF follows a CR; it is not consumed */
-    TOKEN_NUL,                  /* a NUL stands at the cursor; not consumed */
-    TOKEN_LINE,                 /* a line end was consumed */
-    TOKEN_CODE,                 /* replies: code and separator are known; consumed */
-    TOKEN_TOO_LONG,             /* the line reaches NQ_COMMAND_LINE_MAX; not consumed */
-    TOKEN_END_OF_DATA           /* the line with the final dot was consumed */
+    TOKEN_NONE = 0,             /* nothing to say; call again while octets are left */
+    TOKEN_WORD,                 /* a word is complete and known; the octet at the cursor ends it */
+    TOKEN_UNKNOWN,              /* the octet at the cursor leaves the automaton */
+    TOKEN_INCOMPLETE,           /* the octet at the cursor ends a word that is none */
+    TOKEN_BARE_CR,              /* the octet at the cursor follows a CR and is no LF */
+    TOKEN_NUL,                  /* the octet at the cursor is NUL */
+    TOKEN_TOO_LONG,             /* the octet at the cursor would be one too many */
+    TOKEN_CODE,                 /* replies: code and separator are known and consumed */
+    TOKEN_SPAN,                 /* octets were consumed that the phase wants overwritten */
+    TOKEN_LINE,                 /* a line's end was consumed */
+    TOKEN_END_OF_DATA           /* the line of the final dot was consumed */
 };
 
 struct nq_cursor {              /* octets under judgement */
-    uint8_t *at;
-    uint8_t *end;
+    uint8_t *begin;             /* the first that may still be edited */
+    uint8_t *at, *end;
 };
 
-enum nq_token scan_command(struct nq_line *line, const struct nq_automaton *automaton, struct nq_cursor *cursor);
-enum nq_token scan_overwrite(struct nq_line *line, struct nq_cursor *cursor, uint8_t *from[1], uint8_t *to[1]);
+enum nq_body_state {            /* RFC 5321, 4.1.1.4: only CRLF.CRLF ends the data */
+    BODY_LINE_START = 0, BODY_INSIDE, BODY_CR, BODY_DOT, BODY_DOT_CR, BODY_STATES
+};
+
+/* Each takes octets from a cursor that is not empty, consumes what it can and returns what it met. Where a token speaks of
+ * "the octet at the cursor", that octet is not consumed and the caller changes the line's phase before it calls again. */
+enum nq_token scan_command(struct nq_line *line, const struct nq_automaton *verbs, struct nq_cursor *cursor);
+enum nq_token scan_reply(struct nq_line *line, const struct nq_automaton *keywords, struct nq_cursor *cursor);
 enum nq_token scan_line(struct nq_line *line, struct nq_cursor *cursor);
-enum nq_token scan_reply(struct nq_line *line, struct nq_cursor *cursor);
-enum nq_token scan_keyword(struct nq_line *line, const struct nq_automaton *automaton, struct nq_cursor *cursor);
 enum nq_token scan_body(uint8_t *state, struct nq_cursor *cursor);
+
+/* ---- smtp_session.c: two machines, client and server, coupled by the commands that await a reply ------------------ */
+
+enum nq_mode {                  /* how the client's octets are to be read */
+    MODE_COMMAND = 0,
+    MODE_WAIT,                  /* not at all, until the server has replied */
+    MODE_BODY,
+    MODE_AUTH,                  /* one line of an AUTH exchange */
+    MODE_OPAQUE,                /* not any more: TLS */
+    MODES
+};
+
+struct nq_awaited {             /* a run of like commands whose replies are outstanding */
+    uint8_t verb;               /* enum nq_verb */
+    uint8_t unused;
+    uint16_t count;
+};
+
+struct nq_session {
+    struct nq_line command, reply;
+    struct nq_awaited awaited[NQ_AWAITED];
+    uint8_t awaited_first, awaited_runs;
+    uint8_t mode;               /* enum nq_mode */
+    uint8_t body;               /* enum nq_body_state */
+    bool greeted;
+    uint16_t reply_part;        /* lines of the present reply that have ended */
+    uint32_t commands;          /* lines from the client */
+    uint32_t replies;           /* lines from the server */
+    uint32_t messages;
+    uint64_t data;              /* octets of message data */
+};
+
+enum nq_said_what {
+    SAID_NOTHING = 0,           /* octets without meaning of their own */
+    SAID_WAIT,                  /* what follows cannot be judged before the server has replied; nothing was consumed */
+    SAID_VERB,                  /* an allowed verb */
+    SAID_BAD_VERB,              /* a word outside the policy: why says how it was noticed */
+    SAID_BAD_LINE,              /* an octet that no command may hold */
+    SAID_TOO_LONG,
+    SAID_COMMAND_END,           /* a command line is complete */
+    SAID_BODY,                  /* octets of message data */
+    SAID_END_OF_DATA,
+    SAID_BANNER,                /* a line of the greeting begins */
+    SAID_BAD_KEYWORD,           /* a keyword of the EHLO reply outside the policy */
+    SAID_SPAN,                  /* octets that an earlier action condemned */
+    SAID_REPLY_LINE,            /* a line of the server is complete */
+    SAID_TRANSITION,            /* the same, and its code fits no command of the client's */
+    SAID_INJECTION              /* plaintext behind the reply that begins TLS */
+};
+
+struct nq_said {
+    uint8_t what;               /* enum nq_said_what */
+    uint8_t why;                /* enum nq_reason */
+    uint8_t *from, *to;         /* the octets that were consumed; equal: the one at `to` is meant */
+};
+
+void session_begin(struct nq_session *session);
+/* Take octets from one side. Consumes from the cursor and says one thing; call until the cursor is empty or SAID_WAIT. */
+struct nq_said session_client(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor);
+struct nq_said session_server(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor);
+/* Must the client's next octets wait for the server? */
+bool session_waits(const struct nq_session *session);
+
+/* ---- inspect.c: what was said x policy -> action ------------------------------------------------------------------- */
+
+enum nq_action {
+    ACTION_PASS = 0,
+    ACTION_ALLOW_WORD,          /* an unknown word that the policy does not mind */
+    ACTION_MASK_LINE,
+    ACTION_MASK_BANNER,
+    ACTION_OVERWRITE,
+    ACTION_OVERWRITE_BANNER,
+    ACTION_REPORT,
+    ACTION_RESET
+};
+
+struct nq_judgement {
+    uint8_t action;             /* enum nq_action */
+    uint8_t reason;             /* enum nq_reason */
+};
+
+struct nq_judgement inspect_client(const struct nq_policy *policy, const struct nq_session *session,
+                                   const struct nq_said *said);
+struct nq_judgement inspect_server(const struct nq_policy *policy, const struct nq_session *session,
+                                   const struct nq_said *said);
+
+/* ---- stream.c: one direction: order, store, retransmission; knows no protocol ------------------------------------ */
+
+struct nq_stream {
+    uint32_t begin;             /* sequence number of the first octet (ISN + 1) */
+    uint32_t next;              /* first sequence number that is not decided yet */
+    uint32_t acked;             /* the receiver's highest ACK: all below has arrived there */
+    uint32_t edge;              /* right edge of the widest window the receiver has offered */
+    uint32_t ack_sent;          /* the highest ACK that the sender of this stream has sent */
+    uint32_t stored;            /* octets in the store */
+    uint64_t decided;           /* octets decided since begin */
+    uint64_t packets, octets;   /* seen from the sender, for the flow's record */
+    struct nq_extent *first, *last;
+    struct nq_held *held;       /* by sequence number */
+    uint32_t in_ifindex, out_ifindex;
+    uint16_t mss;               /* the largest payload that the receiver takes (RFC 9293, 3.7.1) */
+    uint16_t held_count;
+    uint8_t window_scale;       /* of the windows that the sender of this stream offers */
+    bool fin;                   /* FIN is decided; next counts it */
+};
+
+enum nq_place {                 /* where a segment's octets lie */
+    PLACE_EMPTY = 0,            /* no octets and no FIN */
+    PLACE_OLD,                  /* all decided before */
+    PLACE_NEXT,                 /* reaches beyond what is decided, without a hole */
+    PLACE_AHEAD                 /* behind a hole */
+};
+
+void stream_begin(struct nq_stream *stream, uint32_t isn);
+enum nq_place stream_place(const struct nq_stream *stream, const struct nq_view *view);
+/* The receiver acknowledges and offers `window` octets (scaled). Frees what arrived. `ack` must not exceed next. */
+void stream_acknowledge(struct nq_stream *stream, struct nq_pool *pool, uint32_t ack, uint32_t window);
+/* Make the segment's decided octets what they were when they were decided. Returns true where any differed. */
+bool stream_restore(const struct nq_stream *stream, struct nq_view *view);
+/* Keep `len` octets from `data` (in the packet's block where it has one) as decided. Returns REASON_NONE, or why not. */
+enum nq_reason stream_store(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
+                            const struct nq_packet *packet, uint8_t *data, uint32_t len);
+/* May `len` octets more be stored? Asked before anything is decided. */
+enum nq_reason stream_room(const struct nq_stream *stream, const struct nq_pool *pool, const struct nq_settings *settings,
+                           uint32_t len);
+/* Keep a whole packet until its octets can be decided. */
+enum nq_reason stream_hold(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
+                           const struct nq_view *view, uint64_t now);
+/* Take the first held packet off the stream where it begins no later than next; NULL where there is none. */
+struct nq_held *stream_ready(struct nq_stream *stream);
+struct nq_held *stream_expired(struct nq_stream *stream, uint64_t before);
+void stream_end(struct nq_stream *stream, struct nq_pool *pool);
+
+/* ---- flow.c: flow table, handshake, teardown, expiry; reads no payload ------------------------------------------- */
+
+enum nq_flow_state {            /* as seen from the middle */
+    FLOW_FREE = 0,
+    FLOW_SYN_SENT,
+    FLOW_SYN_RECEIVED,
+    FLOW_ESTABLISHED,
+    FLOW_HALF_CLOSED,           /* one FIN is decided */
+    FLOW_CLOSING,               /* both are */
+    FLOW_CLOSED,                /* both are acknowledged, or a valid RST passed */
+    FLOW_DEAD,                  /* ended by the policy: a tombstone */
+    FLOW_STATES
+};
+
+enum nq_flow_event {
+    ON_SYN = 0, ON_SYN_ACK, ON_ACK, ON_FIRST_FIN, ON_SECOND_FIN, ON_ALL_ACKED, ON_RST, ON_REFUSED, FLOW_EVENTS
+};
+
+struct nq_key {                 /* the lower end first, so that both directions have one key */
+    uint8_t address[2][16];
+    uint16_t port[2];
+    uint32_t interfaces[2];     /* the unordered pair; 0, 0 where binding is off */
+};
+
+struct nq_flow {
+    struct nq_key key;
+    uint32_t chain;             /* next slot in the bucket */
+    uint32_t older, newer;      /* in the list of its timer */
+    uint8_t state;              /* enum nq_flow_state */
+    uint8_t family;
+    bool originator_first;      /* the originator is end 0 of the key */
+    bool reopening;             /* a SYN came that begins the flow anew once a SYN-ACK confirms it */
+    bool recorded;              /* its record is written */
+    uint8_t ended_by;           /* enum nq_reason */
+    bool answers_reset;         /* dead, and its ends are told so with a RST */
+    uint32_t reopening_isn;
+    uint32_t syn_window;        /* what the originator offered in its SYN */
+    uint64_t id;
+    uint64_t started, seen;     /* ns */
+    const struct nq_policy *policy;
+    struct nq_stream stream[2]; /* 0 from the originator, 1 from the responder */
+    struct nq_session session;
+};
+
+enum nq_timer { TIMER_SYN = 0, TIMER_IDLE, TIMER_FIN, TIMER_TOMBSTONE, TIMERS };
+
+struct nq_flow_table {
+    struct nq_flow *slots;      /* slot 0 is never used */
+    uint32_t *buckets;
+    uint32_t mask;
+    uint32_t free;              /* first free slot */
+    uint32_t used;
+    uint64_t next_id;
+    struct { uint32_t oldest, newest; } timers[TIMERS];
+    uint64_t timeout[TIMERS];   /* ns */
+    uint64_t hash_key[2];
+    bool binding;
+    void *memory;
+    size_t memory_octets;
+};
+
+bool flow_table_init(struct nq_flow_table *table, const struct nq_settings *settings);
+void flow_table_end(struct nq_flow_table *table);
+/* NULL where there is none. direction: 0 from the originator. */
+struct nq_flow *flow_find(struct nq_flow_table *table, const struct nq_view *view, unsigned *direction);
+/* A fresh slot for the sender of a SYN; NULL where the table is full. */
+struct nq_flow *flow_open(struct nq_flow_table *table, const struct nq_view *view, uint64_t now);
+/* The flow that may give way to a new one: long closed, dead or half-open; NULL where all are alive. */
+struct nq_flow *flow_dispensable(struct nq_flow_table *table);
+void flow_free(struct nq_flow_table *table, struct nq_flow *flow);
+/* The only function that changes a flow's state. False where the event does not fit the state. */
+bool flow_on(struct nq_flow_table *table, struct nq_flow *flow, enum nq_flow_event event, uint64_t now);
+void flow_touch(struct nq_flow_table *table, struct nq_flow *flow, uint64_t now);
+/* The oldest flow whose time is up; NULL where there is none. */
+struct nq_flow *flow_due(struct nq_flow_table *table, uint64_t now);
+/* Handshake, acknowledgement, window, RST: is this segment one that the other end may see? */
+enum nq_reason flow_segment(struct nq_flow_table *table, struct nq_pool *pool, struct nq_flow *flow, unsigned direction,
+                            struct nq_view *view, uint64_t now);
+/* Does this SYN begin a new connection in the place of one that is over? */
+bool flow_replaced(const struct nq_flow *flow, unsigned direction, const struct nq_view *view);
+/* Does this SYN-ACK confirm a SYN that came while the flow was alive (an end that forgot it; RFC 9293, 3.5.3)? */
+bool flow_reopened(const struct nq_flow *flow, unsigned direction, const struct nq_view *view);
+/* Begin anew as if only the SYN that reopens had been seen; the streams must have been ended. */
+void flow_reopen(struct nq_flow_table *table, struct nq_flow *flow, uint64_t now);
+
+/* ---- edit.c: the octets of an action ------------------------------------------------------------------------------ */
+
+/* from..to become X. */
+void edit_overwrite(struct nq_view *view, uint8_t *from, uint8_t *to);
+/* The line that holds cursor->at becomes X from `skip` octets behind its start on, as far back as this packet holds it, and
+ * goes on becoming X up to its end. False where nothing is left to edit but the line's end. */
+bool edit_mask_line(struct nq_view *view, struct nq_line *line, const struct nq_cursor *cursor, uint32_t skip, uint8_t why);
+/* The `asa` banner mask: all but 2, 0, CR and LF becomes *; from..to are the line's last consumed octets. */
+void edit_banner(struct nq_view *view, const struct nq_line *line, uint8_t *from, uint8_t *to);
+
+/* ---- refuse.c: packets of our own ---------------------------------------------------------------------------------- */
+
+#define NQ_RST_OCTETS 60        /* an IPv6 and a TCP header without options */
+
+/* As the flow's originator (direction 0) or responder (1), at the end of what was forwarded of its stream. */
+struct nq_speaker speaker_of(const struct nq_flow *flow, unsigned direction);
+/* A RST with ACK, checksums complete. Returns its length, at most NQ_RST_OCTETS. RFC 9293, 3.5.2. */
+uint32_t refuse_rst(const struct nq_speaker *speaker, uint8_t *into);
+
+/* ---- event.c: a fixed ring to Python; drops and counts, never blocks ---------------------------------------------- */
+
+struct nq_ring {
+    struct nq_event *slots;
+    uint32_t mask;
+    _Atomic uint32_t head, tail;
+    size_t memory_octets;
+};
+
+bool ring_init(struct nq_ring *ring, uint32_t slots);
+void ring_end(struct nq_ring *ring);
+/* The next slot to fill, zeroed, or NULL where the reader is behind; ring_publish() hands it over. */
+struct nq_event *ring_slot(struct nq_ring *ring);
+void ring_publish(struct nq_ring *ring);
+uint32_t ring_take(struct nq_ring *ring, struct nq_event *into, uint32_t max);
+/* The line as it came, without secrets: what follows AUTH and its mechanism, and what may be a line of an AUTH exchange. */
+void event_text(struct nq_event *event, const struct nq_line *line);
+
+/* ---- inject.c: packets of our own leave by raw socket ------------------------------------------------------------ */
+
+struct nq_injector {
+    int ipv4, ipv6;             /* descriptors; below 0: cannot send */
+};
+
+/* Open the raw sockets of both families under the packet mark `mark`; 0 opens none. Returns 0 or -errno. */
+int injector_open(struct nq_injector *injector, uint32_t mark);
+void injector_close(struct nq_injector *injector);
+/* Send one packet, complete from the IP header on, to its own destination. Returns 0 or -errno. */
+int injector_send(const struct nq_injector *injector, const uint8_t *data, uint32_t len);
+
+/* ---- engine.c: composition -------------------------------------------------------------------------------------------- */
+
+struct nq_pool *engine_pool(struct nq_engine *engine);
+void engine_count(struct nq_engine *engine, enum nq_counter counter);
 
 #endif

@@ -1,0 +1,675 @@
+/*
+ * engine.c - composition: calls the stages in a packet's order, and owns the memory. What a stage decides comes back as a
+ * value; the consequences (outputs, events, counters) are drawn here.
+ */
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "nq.h"
+
+struct nq_engine {
+    struct nq_settings settings;
+    _Atomic(const struct nq_policy *) policy;
+    struct nq_pool pool;
+    struct nq_flow_table flows;
+    struct nq_ring ring;
+    struct nq_held *retired;    /* decided in this call; their octets stay until the next */
+    struct nq_result result;
+    uint32_t injections;
+    uint64_t now;
+    uint64_t counters[COUNTERS];
+    uint8_t scratch[NQ_INJECTIONS][64];
+};
+
+/* ---- counters ---- */
+
+static const char *const counter_names[] = {
+#define COUNTER(symbol, name) name,
+#include "counters.def"
+#undef COUNTER
+    "drop.none",
+#define REASON(symbol, name) "drop." name,
+#include "reasons.def"
+#undef REASON
+};
+
+uint32_t nq_counter_count(void) { return COUNTERS; }
+
+const char *nq_counter_name(uint32_t counter) { return counter < COUNTERS ? counter_names[counter] : NULL; }
+
+const char *nq_reason_name(uint32_t reason)
+{
+    return reason < REASONS ? counter_names[COUNT_FIRST_REASON + reason] + sizeof "drop." - 1 : NULL;
+}
+
+/* One thread writes; others may read a value that is a moment old. */
+static void add(struct nq_engine *engine, enum nq_counter counter, uint64_t amount)
+{
+    uint64_t value = __atomic_load_n(&engine->counters[counter], __ATOMIC_RELAXED);
+    __atomic_store_n(&engine->counters[counter], value + amount, __ATOMIC_RELAXED);
+}
+
+void engine_count(struct nq_engine *engine, enum nq_counter counter) { add(engine, counter, 1); }
+
+uint64_t nq_engine_counter(const struct nq_engine *engine, uint32_t counter)
+{
+    return counter < COUNTERS ? __atomic_load_n(&engine->counters[counter], __ATOMIC_RELAXED) : 0;
+}
+
+struct nq_pool *engine_pool(struct nq_engine *engine) { return &engine->pool; }
+
+/* ---- events ---- */
+
+static struct nq_event *event_begin(struct nq_engine *engine, enum nq_event_type type, uint8_t reason)
+{
+    struct nq_event *event = ring_slot(&engine->ring);
+    engine_count(engine, event ? COUNT_EVENTS : COUNT_EVENTS_LOST);
+    if (event) {
+        event->time = engine->now;
+        event->type = (uint8_t)type;
+        event->reason = reason;
+    }
+    return event;
+}
+
+static void event_flow(struct nq_event *event, const struct nq_flow *flow, unsigned direction)
+{
+    struct nq_speaker client = speaker_of(flow, 0);
+    event->flow = flow->id;
+    event->started = flow->started;
+    event->direction = (uint8_t)direction;
+    memcpy(event->client, client.source, 16);
+    memcpy(event->server, client.destination, 16);
+    event->client_port = client.source_port;
+    event->server_port = client.destination_port;
+    memcpy(event->policy, flow->policy->name, sizeof event->policy);
+}
+
+/* About the line that ended at cursor->at. */
+static void report_line(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, uint8_t reason,
+                        const struct nq_cursor *cursor)
+{
+    const struct nq_session *session = &flow->session;
+    const struct nq_line *line = direction == 0 ? &session->command : &session->reply;
+    enum nq_event_type type = reason == REASON_KEYWORD      ? NQ_EVENT_MASK_KEYWORD
+                              : reason == REASON_BANNER     ? NQ_EVENT_MASK_BANNER
+                              : reason == REASON_TRANSITION ? NQ_EVENT_TRANSITION
+                                                            : NQ_EVENT_MASK_COMMAND;
+    static const enum nq_counter counts[] = {
+        [NQ_EVENT_MASK_KEYWORD] = COUNT_KEYWORDS_MASKED,
+        [NQ_EVENT_MASK_BANNER] = COUNT_BANNERS_MASKED,
+        [NQ_EVENT_MASK_COMMAND] = COUNT_COMMANDS_MASKED,
+        [NQ_EVENT_TRANSITION] = COUNT_TRANSITIONS,
+    };
+    engine_count(engine, counts[type]);
+    struct nq_event *event = event_begin(engine, type, reason);
+    if (!event)
+        return;
+    event_flow(event, flow, direction);
+    event_text(event, line);
+    event->length = line->body_len;
+    event->line = direction == 0 ? session->commands : session->replies - 1;
+    event->offset = flow->stream[direction].decided + (uint64_t)(cursor->at - cursor->begin) - line->len;
+    ring_publish(&engine->ring);
+}
+
+static void report_reset(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, uint8_t reason)
+{
+    struct nq_event *event = event_begin(engine, NQ_EVENT_RESET, reason);
+    if (!event)
+        return;
+    event_flow(event, flow, direction);
+    event->line = direction == 0 ? flow->session.commands + 1 : flow->session.replies;
+    event->offset = flow->stream[direction].decided;
+    event_text(event, direction == 0 ? &flow->session.command : &flow->session.reply);
+    ring_publish(&engine->ring);
+}
+
+/* Drops that an ordinary network causes, or that repeat what was told before, are counted and not told. */
+static bool worth_telling(enum nq_reason reason)
+{
+    return reason != REASON_HELD_TWICE && reason != REASON_HELD_LIMIT && reason != REASON_HELD_EXPIRED &&
+           reason != REASON_BEFORE_REPLY && reason != REASON_DEAD;
+}
+
+static void report_drop(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction,
+                        const struct nq_view *view, enum nq_reason reason)
+{
+    struct nq_event *event = worth_telling(reason) ? event_begin(engine, NQ_EVENT_DROP, (uint8_t)reason) : NULL;
+    if (!event)
+        return;
+    if (flow)
+        event_flow(event, flow, direction);
+    else if (view)
+        packet_endpoints(view, event);
+    event->length = view ? view->payload_len : 0;
+    ring_publish(&engine->ring);
+}
+
+static void report_flow(struct nq_engine *engine, struct nq_flow *flow, uint8_t reason)
+{
+    if (flow->recorded)
+        return;
+    flow->recorded = true;
+    engine_count(engine, COUNT_FLOWS_ENDED);
+    struct nq_event *event = event_begin(engine, NQ_EVENT_FLOW, reason);
+    if (!event)
+        return;
+    event_flow(event, flow, 0);
+    for (int i = 0; i < 2; i++) {
+        event->packets[i] = flow->stream[i].packets;
+        event->octets[i] = flow->stream[i].octets;
+    }
+    ring_publish(&engine->ring);
+}
+
+/* ---- outputs ---- */
+
+static struct nq_output *output(struct nq_engine *engine)
+{
+    return &engine->result.outputs[engine->result.count++];
+}
+
+static void drop_id(struct nq_engine *engine, uint32_t id, enum nq_reason reason)
+{
+    engine_count(engine, COUNT_DROPPED);
+    engine_count(engine, COUNT_FIRST_REASON + reason);
+    *output(engine) = (struct nq_output){ .kind = NQ_DECISION, .id = id, .verdict = NQ_DROP };
+}
+
+static void drop(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, const struct nq_view *view,
+                 enum nq_reason reason)
+{
+    drop_id(engine, view->packet->id, reason);
+    report_drop(engine, flow, direction, view, reason);
+}
+
+static void accept(struct nq_engine *engine, struct nq_view *view)
+{
+    engine_count(engine, COUNT_ACCEPTED);
+    struct nq_output *out = output(engine);
+    *out = (struct nq_output){ .kind = NQ_DECISION, .id = view->packet->id, .verdict = NQ_ACCEPT };
+    if (!view->edited)
+        return;
+    engine_count(engine, COUNT_EDITED);
+    packet_checksum_write(view);
+    out->data = view->ip;
+    out->len = (uint32_t)(view->payload - view->ip) + view->payload_len;
+}
+
+static void inject_rst(struct nq_engine *engine, const struct nq_speaker *speaker)
+{
+    if (engine->injections == NQ_INJECTIONS)
+        return;
+    uint8_t *into = engine->scratch[engine->injections++];
+    uint32_t len = refuse_rst(speaker, into);
+    engine_count(engine, COUNT_INJECTED);
+    *output(engine) = (struct nq_output){ .kind = NQ_INJECTION, .len = len, .data = into };
+}
+
+/* ---- the end of a flow ---- */
+
+static void retire(struct nq_engine *engine, struct nq_held *held)
+{
+    held->next = engine->retired;
+    engine->retired = held;
+}
+
+static void drop_held(struct nq_engine *engine, struct nq_flow *flow, uint64_t before, enum nq_reason reason)
+{
+    for (int i = 0; i < 2; i++)
+        for (struct nq_held *held; (held = stream_expired(&flow->stream[i], before));) {
+            drop_id(engine, held->packet.id, reason);
+            retire(engine, held);
+        }
+}
+
+/* The flow is over: its memory goes back, its record is written. Its slot stays until its timer ends. */
+static void finish(struct nq_engine *engine, struct nq_flow *flow, enum nq_reason reason)
+{
+    drop_held(engine, flow, UINT64_MAX, reason);
+    for (int i = 0; i < 2; i++)
+        stream_end(&flow->stream[i], &engine->pool);
+    report_flow(engine, flow, (uint8_t)reason);
+}
+
+static void remove_flow(struct nq_engine *engine, struct nq_flow *flow, enum nq_reason reason)
+{
+    finish(engine, flow, reason);
+    flow_free(&engine->flows, flow);
+    __atomic_store_n(&engine->counters[COUNT_FLOWS], engine->flows.used, __ATOMIC_RELAXED);
+}
+
+/* Both ends are told, the packet goes nowhere, what follows is dropped. */
+static void refuse(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, enum nq_reason reason)
+{
+    report_reset(engine, flow, direction, (uint8_t)reason);
+    engine_count(engine, COUNT_RESETS);
+    for (unsigned i = 0; i < 2; i++) {
+        struct nq_speaker speaker = speaker_of(flow, i);
+        inject_rst(engine, &speaker);
+    }
+    flow->answers_reset = true;
+    flow_on(&engine->flows, flow, ON_REFUSED, engine->now);
+    finish(engine, flow, reason);
+}
+
+/* A packet of a flow that the policy has ended. The RST may have been lost: its sender is told again. */
+static void bury(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, const struct nq_view *view)
+{
+    drop(engine, flow, direction, view, REASON_DEAD);
+    flow_touch(&engine->flows, flow, engine->now);
+    if (!flow->answers_reset || !(view->flags & NQ_ACK) || (view->flags & NQ_RST))
+        return;
+    struct nq_speaker speaker = speaker_of(flow, !direction);
+    speaker.seq = view->ack;
+    speaker.ack = view->seq + view->payload_len;
+    inject_rst(engine, &speaker);
+}
+
+/* ---- what is said ---- */
+
+static void tally(struct nq_engine *engine, const struct nq_said *said)
+{
+    switch (said->what) {
+    case SAID_COMMAND_END: engine_count(engine, COUNT_COMMANDS); break;
+    case SAID_REPLY_LINE: engine_count(engine, COUNT_REPLIES); break;
+    case SAID_END_OF_DATA: engine_count(engine, COUNT_MESSAGES); break;
+    default: break;
+    }
+}
+
+/* Returns REASON_NONE, or why the flow must end. */
+static enum nq_reason act(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view,
+                          const struct nq_cursor *cursor, const struct nq_said *said, struct nq_judgement judgement)
+{
+    enum { BEHIND_THE_CODE = 4 };
+    struct nq_line *line = direction == 0 ? &flow->session.command : &flow->session.reply;
+    switch (judgement.action) {
+    case ACTION_ALLOW_WORD:
+        line->phase = PHASE_REST;
+        line->word = VERB_PRIVATE;
+        break;
+    case ACTION_MASK_LINE:
+        if (!edit_mask_line(view, line, cursor, direction == 0 ? 0 : BEHIND_THE_CODE, judgement.reason))
+            return judgement.reason;
+        break;
+    case ACTION_MASK_BANNER:
+        line->phase = PHASE_BANNER;
+        line->why = judgement.reason;
+        break;
+    case ACTION_OVERWRITE: edit_overwrite(view, said->from, said->to); break;
+    case ACTION_OVERWRITE_BANNER: edit_banner(view, line, said->from, said->to); break;
+    case ACTION_REPORT: report_line(engine, flow, direction, judgement.reason, cursor); break;
+    case ACTION_RESET: return judgement.reason;
+    }
+    return REASON_NONE;
+}
+
+/* Let the session hear octets, and do what the policy says. Stops where the client must wait. */
+static enum nq_reason listen(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view,
+                             struct nq_cursor *cursor)
+{
+    const struct nq_policy *policy = flow->policy;
+    struct nq_session *session = &flow->session;
+    while (cursor->at < cursor->end) {
+        struct nq_said said = direction == 0 ? session_client(session, policy, cursor)
+                                             : session_server(session, policy, cursor);
+        if (said.what == SAID_WAIT)
+            break;
+        tally(engine, &said);
+        struct nq_judgement judgement = direction == 0 ? inspect_client(policy, session, &said)
+                                                       : inspect_server(policy, session, &said);
+        enum nq_reason reason = judgement.action ? act(engine, flow, direction, view, cursor, &said, judgement)
+                                                 : REASON_NONE;
+        if (reason)
+            return reason;
+    }
+    return REASON_NONE;
+}
+
+/* ---- a segment's octets ---- */
+
+static void take_fin(struct nq_engine *engine, struct nq_flow *flow, unsigned direction)
+{
+    flow->stream[direction].fin = true;
+    flow->stream[direction].next++;
+    flow_on(&engine->flows, flow, flow->stream[!direction].fin ? ON_SECOND_FIN : ON_FIRST_FIN, engine->now);
+}
+
+/* Only the first `octets` of the payload may go. The sender keeps the copy of the rest and sends it again; a GSO packet is
+ * left out altogether where it would shrink to one segment, which the kernel cannot send (and comes again as less). */
+static void accept_part(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, struct nq_view *view,
+                        uint32_t octets)
+{
+    uint32_t mss = flow->stream[direction].mss;
+    if (view->payload_len > mss && octets <= mss) {
+        drop(engine, flow, direction, view, REASON_BEFORE_REPLY);
+        return;
+    }
+    engine_count(engine, COUNT_FIRST_REASON + REASON_BEFORE_REPLY);
+    packet_cut(view, octets);
+    accept(engine, view);
+}
+
+static void hold(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view)
+{
+    enum nq_reason reason = stream_hold(&flow->stream[direction], &engine->pool, &engine->settings, view, engine->now);
+    if (reason)
+        drop(engine, flow, direction, view, reason);
+    else
+        engine_count(engine, COUNT_HELD);
+}
+
+static void decide(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view)
+{
+    struct nq_stream *stream = &flow->stream[direction];
+    uint32_t known = stream->next - view->seq;
+    uint32_t fresh = view->payload_len - known;
+    bool was_opaque = flow->session.mode == MODE_OPAQUE;
+    enum nq_reason reason = stream_room(stream, &engine->pool, &engine->settings, fresh);
+    if (reason) {
+        drop(engine, flow, direction, view, reason);
+        return;
+    }
+    stream_restore(stream, view);
+    struct nq_cursor cursor = { view->payload + known, view->payload + known, view->payload + view->payload_len };
+    reason = listen(engine, flow, direction, view, &cursor);
+    if (!reason && !was_opaque && flow->session.mode == MODE_OPAQUE && flow->stream[0].held)
+        reason = REASON_TLS_INJECTION; /* CVE-2011-0411: it came before the server agreed */
+    if (reason) {
+        drop_id(engine, view->packet->id, reason);
+        refuse(engine, flow, direction, reason);
+        return;
+    }
+    uint32_t taken = (uint32_t)(cursor.at - cursor.begin);
+    if (taken)
+        stream_store(stream, &engine->pool, &engine->settings, view->packet, cursor.begin, taken);
+    if (taken < fresh) {
+        accept_part(engine, flow, direction, view, known + taken);
+        return;
+    }
+    if (view->flags & NQ_FIN)
+        take_fin(engine, flow, direction);
+    accept(engine, view);
+}
+
+static void carry(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view)
+{
+    struct nq_stream *stream = &flow->stream[direction];
+    switch (stream_place(stream, view)) {
+    case PLACE_EMPTY:
+        accept(engine, view);
+        break;
+    case PLACE_OLD:
+        if (stream_restore(stream, view))
+            engine_count(engine, COUNT_RESTORED);
+        accept(engine, view);
+        break;
+    case PLACE_AHEAD:
+        hold(engine, flow, direction, view);
+        break;
+    case PLACE_NEXT:
+        if (direction == 0 && view->payload_len && session_waits(&flow->session))
+            hold(engine, flow, direction, view);
+        else
+            decide(engine, flow, direction, view);
+        break;
+    }
+}
+
+/* What waited may be ready now: a hole was filled, or the server has replied. */
+static void release(struct nq_engine *engine, struct nq_flow *flow)
+{
+    for (unsigned direction = 0; direction < 2; direction++) {
+        while (flow->state != FLOW_DEAD && !(direction == 0 && session_waits(&flow->session))) {
+            struct nq_held *held = stream_ready(&flow->stream[direction]);
+            if (!held)
+                break;
+            struct nq_view view;
+            packet_view(&view, &held->packet);
+            carry(engine, flow, direction, &view);
+            retire(engine, held);
+        }
+    }
+}
+
+/* ---- a packet ---- */
+
+static struct nq_flow *admit(struct nq_engine *engine, const struct nq_view *view)
+{
+    struct nq_flow *flow = flow_open(&engine->flows, view, engine->now);
+    if (!flow) {
+        struct nq_flow *old = flow_dispensable(&engine->flows);
+        if (!old)
+            return NULL;
+        remove_flow(engine, old, REASON_EVICTED);
+        flow = flow_open(&engine->flows, view, engine->now);
+    }
+    flow->policy = atomic_load_explicit(&engine->policy, memory_order_acquire);
+    session_begin(&flow->session);
+    engine_count(engine, COUNT_FLOWS_OPENED);
+    __atomic_store_n(&engine->counters[COUNT_FLOWS], engine->flows.used, __ATOMIC_RELAXED);
+    return flow;
+}
+
+static void reopen(struct nq_engine *engine, struct nq_flow *flow)
+{
+    finish(engine, flow, REASON_REOPENED);
+    flow_reopen(&engine->flows, flow, engine->now);
+    session_begin(&flow->session);
+    engine_count(engine, COUNT_FLOWS_OPENED);
+}
+
+/* The flow that this packet belongs to or begins; NULL and the reason where there is none. */
+static struct nq_flow *flow_for(struct nq_engine *engine, const struct nq_view *view, unsigned *direction,
+                                enum nq_reason *reason)
+{
+    struct nq_flow *flow = flow_find(&engine->flows, view, direction);
+    if (flow && flow_replaced(flow, *direction, view)) {
+        remove_flow(engine, flow, REASON_REOPENED);
+        flow = NULL;
+    }
+    if (flow && flow_reopened(flow, *direction, view))
+        reopen(engine, flow);
+    if (flow)
+        return flow;
+    bool begins = (view->flags & (NQ_SYN | NQ_ACK | NQ_RST | NQ_FIN)) == NQ_SYN;
+    *direction = 0;
+    flow = begins ? admit(engine, view) : NULL;
+    *reason = flow ? REASON_NONE : begins ? REASON_FLOWS_FULL : REASON_MIDSTREAM;
+    return flow;
+}
+
+/* A segment whose connection was not seen to open. */
+static void midstream(struct nq_engine *engine, struct nq_view *view, enum nq_reason reason)
+{
+    const struct nq_policy *policy = atomic_load_explicit(&engine->policy, memory_order_acquire);
+    uint8_t answer = policy->exceptions[NQ_EXC_MIDSTREAM];
+    if (reason == REASON_MIDSTREAM && answer == NQ_ANSWER_PASS) {
+        accept(engine, view);
+        return;
+    }
+    drop(engine, NULL, 0, view, reason);
+    if (reason != REASON_MIDSTREAM || answer != NQ_ANSWER_RESET || (view->flags & NQ_RST))
+        return;
+    struct nq_speaker forward = packet_speaker(view, false), back = packet_speaker(view, true);
+    inject_rst(engine, &forward);
+    inject_rst(engine, &back);
+}
+
+static void judge(struct nq_engine *engine, const struct nq_packet *packet)
+{
+    struct nq_view view = { .packet = packet };
+    unsigned direction = 0;
+    enum nq_reason reason = packet_view(&view, packet);
+    if (reason) {
+        drop_id(engine, packet->id, reason);
+        report_drop(engine, NULL, 0, NULL, reason);
+        return;
+    }
+    if (!packet_checksum_valid(&view)) {
+        drop(engine, NULL, 0, &view, REASON_CHECKSUM);
+        return;
+    }
+    struct nq_flow *flow = flow_for(engine, &view, &direction, &reason);
+    if (!flow) {
+        midstream(engine, &view, reason);
+        return;
+    }
+    flow->stream[direction].packets++;
+    flow->stream[direction].octets += packet->len;
+    if (flow->state == FLOW_DEAD) {
+        bury(engine, flow, direction, &view);
+        return;
+    }
+    reason = flow_segment(&engine->flows, &engine->pool, flow, direction, &view, engine->now);
+    if (reason) {
+        drop(engine, flow, direction, &view, reason);
+        if (flow->state == FLOW_FREE)
+            remove_flow(engine, flow, reason);
+        return;
+    }
+    if (view.flags & (NQ_SYN | NQ_RST))
+        accept(engine, &view);
+    else
+        carry(engine, flow, direction, &view);
+    release(engine, flow);
+    if (flow->state == FLOW_CLOSED)
+        finish(engine, flow, view.flags & NQ_RST ? REASON_RST : REASON_FIN);
+    flow_touch(&engine->flows, flow, engine->now);
+}
+
+/* ---- the two entries ---- */
+
+static void begin(struct nq_engine *engine, uint64_t now)
+{
+    while (engine->retired) {
+        struct nq_held *held = engine->retired;
+        engine->retired = held->next;
+        held_drop(&engine->pool, held);
+    }
+    engine->result.count = 0;
+    engine->injections = 0;
+    engine->now = now;
+}
+
+const struct nq_result *nq_engine_packet(struct nq_engine *engine, const struct nq_packet *packet, uint64_t now)
+{
+    begin(engine, now);
+    engine_count(engine, COUNT_PACKETS);
+    add(engine, COUNT_OCTETS, packet->len);
+    judge(engine, packet);
+    return &engine->result;
+}
+
+/* Packets are held only in flows that were seen lately: the newest flows are looked at until one was seen too long ago. */
+static void expire_held(struct nq_engine *engine)
+{
+    const uint64_t second = 1000000000u;
+    if (engine->pool.held_free == engine->settings.held || engine->now < (NQ_HOLD + 2) * second)
+        return;
+    uint32_t index = engine->flows.timers[TIMER_IDLE].newest;
+    while (index && engine->flows.slots[index].seen + (NQ_HOLD + 2) * second > engine->now) {
+        drop_held(engine, &engine->flows.slots[index], engine->now - NQ_HOLD * second, REASON_HELD_EXPIRED);
+        index = engine->flows.slots[index].older;
+    }
+}
+
+const struct nq_result *nq_engine_tick(struct nq_engine *engine, uint64_t now)
+{
+    enum { FLOWS_A_TICK = 4096 };
+    begin(engine, now);
+    expire_held(engine);
+    for (int i = 0; i < FLOWS_A_TICK; i++) {
+        struct nq_flow *flow = flow_due(&engine->flows, now);
+        if (!flow)
+            break;
+        remove_flow(engine, flow, REASON_TIMEOUT);
+    }
+    return &engine->result;
+}
+
+const struct nq_result *nq_engine_drain(struct nq_engine *engine, uint64_t now)
+{
+    begin(engine, now);
+    for (uint32_t i = 1; i <= engine->settings.flows; i++)
+        if (engine->flows.slots[i].state != FLOW_FREE)
+            remove_flow(engine, &engine->flows.slots[i], REASON_STOPPED);
+    return &engine->result;
+}
+
+/* ---- making and ending ---- */
+
+void nq_settings_default(struct nq_settings *settings)
+{
+    *settings = (struct nq_settings){
+        .flows = NQ_FLOWS, .large_blocks = NQ_LARGE_BLOCKS, .small_blocks = NQ_SMALL_BLOCKS, .extents = NQ_EXTENTS,
+        .held = NQ_HELD, .held_per_flow = NQ_HELD_PER_FLOW, .store_per_stream = NQ_STORE_PER_STREAM, .events = NQ_EVENTS,
+        .synwait = NQ_SYNWAIT, .finwait = NQ_FINWAIT, .idle = NQ_IDLE, .tombstone = NQ_TOMBSTONE,
+        .binding = NQ_BIND_STRICT,
+    };
+}
+
+static const char *settings_fault(const struct nq_settings *settings)
+{
+    if (settings->flows < 1 || settings->flows > 1u << 24)
+        return "flows must be 1 to 16777216";
+    if (settings->large_blocks < 4 || settings->small_blocks < 4 || settings->extents < 4)
+        return "large_blocks, small_blocks and extents must be 4 or more";
+    if (settings->events < 2 || settings->events > 1u << 24 || (settings->events & (settings->events - 1)))
+        return "events must be a power of two, 2 to 16777216";
+    if (!settings->synwait || !settings->finwait || !settings->idle || !settings->tombstone)
+        return "synwait, finwait, idle and tombstone must be 1 second or more";
+    if (settings->store_per_stream < NQ_LARGE_OCTETS)
+        return "store_per_stream must hold one packet of 64 KiB at least (67584)";
+    return NULL;
+}
+
+static bool take_memory(struct nq_engine *engine)
+{
+    size_t outputs = (size_t)engine->settings.held + NQ_INJECTIONS + 8;
+    engine->result.outputs = calloc(outputs, sizeof *engine->result.outputs);
+    return engine->result.outputs && pool_init(&engine->pool, &engine->settings) &&
+           flow_table_init(&engine->flows, &engine->settings) && ring_init(&engine->ring, engine->settings.events);
+}
+
+struct nq_engine *nq_engine_new(const struct nq_settings *settings, const struct nq_policy *policy, char *error)
+{
+    const char *fault = settings_fault(settings);
+    struct nq_engine *engine = fault ? NULL : calloc(1, sizeof *engine);
+    if (!engine) {
+        snprintf(error, NQ_ERROR_MAX, "%s", fault ? fault : "no memory for an engine");
+        return NULL;
+    }
+    engine->settings = *settings;
+    atomic_init(&engine->policy, policy);
+    if (!take_memory(engine)) {
+        snprintf(error, NQ_ERROR_MAX, "no memory for the pool, the flow table or the event ring");
+        nq_engine_free(engine);
+        return NULL;
+    }
+    return engine;
+}
+
+void nq_engine_free(struct nq_engine *engine)
+{
+    if (!engine)
+        return;
+    ring_end(&engine->ring);
+    flow_table_end(&engine->flows);
+    pool_end(&engine->pool);
+    free(engine->result.outputs);
+    free(engine);
+}
+
+void nq_engine_install(struct nq_engine *engine, const struct nq_policy *policy)
+{
+    atomic_store_explicit(&engine->policy, policy, memory_order_release);
+}
+
+uint32_t nq_engine_events(struct nq_engine *engine, struct nq_event *into, uint32_t max)
+{
+    return ring_take(&engine->ring, into, max);
+}

@@ -1,0 +1,40 @@
+/*
+ * inspect.c - what was said x policy -> match -> action. The only file where the two meet; it changes nothing.
+ */
+#include "nq.h"
+
+static struct nq_judgement judgement(enum nq_action action, uint8_t reason)
+{
+    return (struct nq_judgement){ .action = (uint8_t)action, .reason = reason };
+}
+
+struct nq_judgement inspect_client(const struct nq_policy *policy, const struct nq_session *session,
+                                   const struct nq_said *said)
+{
+    bool too_much = policy->max_data && session->data > policy->max_data;
+    switch (said->what) {
+    case SAID_BAD_VERB: return judgement(policy->mask_verbs ? ACTION_MASK_LINE : ACTION_ALLOW_WORD, said->why);
+    case SAID_BAD_LINE: return judgement(ACTION_MASK_LINE, said->why);
+    case SAID_TOO_LONG: return judgement(ACTION_RESET, said->why);
+    case SAID_SPAN: return judgement(ACTION_OVERWRITE, 0);
+    case SAID_COMMAND_END: return judgement(session->command.why ? ACTION_REPORT : ACTION_PASS, session->command.why);
+    case SAID_BODY:
+    case SAID_END_OF_DATA: return judgement(too_much ? ACTION_RESET : ACTION_PASS, too_much ? REASON_MAX_DATA : 0);
+    default: return judgement(ACTION_PASS, 0);
+    }
+}
+
+struct nq_judgement inspect_server(const struct nq_policy *policy, const struct nq_session *session,
+                                   const struct nq_said *said)
+{
+    bool banner = session->reply.phase == PHASE_BANNER;
+    switch (said->what) {
+    case SAID_BANNER: return judgement(policy->banner == NQ_BANNER_ASA ? ACTION_MASK_BANNER : ACTION_PASS, said->why);
+    case SAID_BAD_KEYWORD: return judgement(ACTION_MASK_LINE, said->why);
+    case SAID_SPAN: return judgement(banner ? ACTION_OVERWRITE_BANNER : ACTION_OVERWRITE, 0);
+    case SAID_REPLY_LINE: return judgement(session->reply.why ? ACTION_REPORT : ACTION_PASS, session->reply.why);
+    case SAID_TRANSITION: return judgement(ACTION_REPORT, said->why);
+    case SAID_INJECTION: return judgement(ACTION_RESET, said->why);
+    default: return judgement(ACTION_PASS, 0);
+    }
+}

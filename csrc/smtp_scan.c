@@ -1,0 +1,263 @@
+/*
+ * smtp_scan.c - a resumable scanner of command lines, reply lines and message data. It knows where words and lines begin
+ * and end, and not what they mean. All its state lies in the caller's struct, so octets may come one by one.
+ *
+ * Holding octets until a line is complete was rejected: with Nagle's algorithm on the other side each hold costs 200 ms.
+ * So every octet is consumed as it comes, and a word is judged by the prefix automaton before it is complete.
+ */
+#include "nq.h"
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+static void consume(struct nq_line *line, struct nq_cursor *cursor, const uint8_t *to)
+{
+    uint32_t octets = (uint32_t)(to - cursor->at);
+    uint32_t room = NQ_LINE_KEPT - line->kept;
+    uint32_t keep = octets < room ? octets : room;
+    memcpy(line->text + line->kept, cursor->at, keep);
+    line->kept = (uint8_t)(line->kept + keep);
+    line->len += octets;
+    line->cr = octets && to[-1] == '\r';
+    cursor->at += octets;
+}
+
+/* At LF: the line is complete. */
+static enum nq_token end_line(struct nq_line *line, struct nq_cursor *cursor)
+{
+    uint32_t before = line->len - (line->cr ? 1 : 0);
+    consume(line, cursor, cursor->at + 1);
+    line->body_len = before;
+    if (line->kept > before)
+        line->kept = (uint8_t)before;
+    line->ended = true;
+    return TOKEN_LINE;
+}
+
+static void begin_line(struct nq_line *line)
+{
+    if (line->ended)
+        *line = (struct nq_line){ 0 };
+}
+
+/* Octets that become X: all up to the line's end. A CR is left alone where LF follows, or where nobody can tell yet. */
+static enum nq_token scan_overwrite(struct nq_line *line, struct nq_cursor *cursor)
+{
+    uint8_t *at = cursor->at;
+    while (at < cursor->end && *at != '\n' && !(*at == '\r' && (at + 1 == cursor->end || at[1] == '\n')))
+        at++;
+    if (at > cursor->at) {
+        consume(line, cursor, at);
+        return line->len >= NQ_COMMAND_LINE_MAX ? TOKEN_TOO_LONG : TOKEN_SPAN;
+    }
+    if (*at == '\n')
+        return end_line(line, cursor);
+    consume(line, cursor, at + 1);
+    return TOKEN_NONE;
+}
+
+static enum nq_token scan_rest(struct nq_line *line, struct nq_cursor *cursor)
+{
+    if (line->len >= NQ_COMMAND_LINE_MAX)
+        return TOKEN_TOO_LONG;
+    uint8_t *at = cursor->at;
+    size_t room = NQ_COMMAND_LINE_MAX - line->len;
+    const uint8_t *limit = (size_t)(cursor->end - at) < room ? cursor->end : at + room;
+    while (at < limit && *at != '\n' && *at != '\r' && *at != 0)
+        at++;
+    if (at > cursor->at)
+        consume(line, cursor, at);
+    if (at == limit)
+        return at == cursor->end ? TOKEN_NONE : TOKEN_TOO_LONG;
+    if (*at == 0)
+        return TOKEN_NUL;
+    if (*at == '\n')
+        return end_line(line, cursor);
+    consume(line, cursor, at + 1);
+    return TOKEN_NONE;
+}
+
+/* RFC 5321 4.1.1: a verb ends at a blank or the line's end; servers take a tab for a blank. An EHLO keyword ends at '=',
+ * too: "AUTH=LOGIN" is what servers say to clients of the year 1998. */
+static bool ends_word(uint8_t octet, bool reply)
+{
+    return octet == ' ' || octet == '\t' || octet == '\r' || octet == '\n' || (reply && octet == '=');
+}
+
+static enum nq_token word_ends(struct nq_line *line, const struct nq_automaton *automaton, bool line_ends)
+{
+    if (line->phase == PHASE_START && !line_ends)
+        return TOKEN_UNKNOWN; /* servers skip a leading blank and take the word behind it */
+    bool empty = line->phase == PHASE_START;
+    if (!empty && !automaton->word[line->node])
+        return TOKEN_INCOMPLETE;
+    line->phase = PHASE_REST;
+    line->word = empty ? 0 : automaton->word[line->node];
+    return empty ? TOKEN_NONE : TOKEN_WORD;
+}
+
+static enum nq_token scan_word(struct nq_line *line, const struct nq_automaton *automaton, struct nq_cursor *cursor,
+                               bool reply)
+{
+    while (cursor->at < cursor->end) {
+        uint8_t octet = *cursor->at;
+        if (ends_word(octet, reply))
+            return word_ends(line, automaton, octet == '\r' || octet == '\n');
+        if (octet == 0 && !reply)
+            return TOKEN_NUL;
+        uint16_t node = automaton_step(automaton, line->node, octet);
+        if (!node)
+            return TOKEN_UNKNOWN;
+        line->node = node;
+        line->phase = PHASE_WORD;
+        consume(line, cursor, cursor->at + 1);
+    }
+    return TOKEN_NONE;
+}
+
+enum nq_token scan_command(struct nq_line *line, const struct nq_automaton *verbs, struct nq_cursor *cursor)
+{
+    begin_line(line);
+    if (line->phase == PHASE_OVERWRITE)
+        return scan_overwrite(line, cursor);
+    if (line->cr && *cursor->at != '\n')
+        return TOKEN_BARE_CR;
+    if (line->phase == PHASE_REST)
+        return scan_rest(line, cursor);
+    return scan_word(line, verbs, cursor, false);
+}
+
+enum nq_token scan_line(struct nq_line *line, struct nq_cursor *cursor)
+{
+    begin_line(line);
+    uint8_t *at = memchr(cursor->at, '\n', (size_t)(cursor->end - cursor->at));
+    uint8_t *to = at ? at : cursor->end;
+    if (line->len + (size_t)(to - cursor->at) > NQ_COMMAND_LINE_MAX)
+        return TOKEN_TOO_LONG;
+    if (to > cursor->at)
+        consume(line, cursor, to);
+    return at ? end_line(line, cursor) : TOKEN_NONE;
+}
+
+/* Inside the three digits and the octet behind them (RFC 5321, 4.2). A line without a code is none of ours to judge. */
+static enum nq_token scan_code(struct nq_line *line, struct nq_cursor *cursor)
+{
+    while (cursor->at < cursor->end) {
+        uint8_t octet = *cursor->at;
+        bool digit = octet >= '0' && octet <= '9';
+        if (line->digits < 3 && digit) {
+            line->code = (uint16_t)(line->code * 10 + (octet - '0'));
+            line->digits++;
+            consume(line, cursor, cursor->at + 1);
+            continue;
+        }
+        line->phase = PHASE_REST;
+        if (line->digits < 3)
+            line->digits = NQ_NO_CODE;
+        else if (octet == ' ' || octet == '-') {
+            line->separator = octet;
+            consume(line, cursor, cursor->at + 1);
+            return TOKEN_CODE;
+        } else if (octet != '\r' && octet != '\n')
+            line->digits = NQ_NO_CODE;
+        return TOKEN_NONE;
+    }
+    return TOKEN_NONE;
+}
+
+static enum nq_token scan_to_lf(struct nq_line *line, struct nq_cursor *cursor, enum nq_token found)
+{
+    uint8_t *at = memchr(cursor->at, '\n', (size_t)(cursor->end - cursor->at));
+    uint8_t *to = at ? at : cursor->end;
+    if (to == cursor->at)
+        return end_line(line, cursor);
+    consume(line, cursor, to);
+    return found;
+}
+
+enum nq_token scan_reply(struct nq_line *line, const struct nq_automaton *keywords, struct nq_cursor *cursor)
+{
+    begin_line(line);
+    switch (line->phase) {
+    case PHASE_START: return scan_code(line, cursor);
+    case PHASE_WORD: return scan_word(line, keywords, cursor, true);
+    case PHASE_OVERWRITE: {
+        enum nq_token token = scan_overwrite(line, cursor);
+        return token == TOKEN_TOO_LONG ? TOKEN_SPAN : token; /* a server's line has no bound here */
+    }
+    case PHASE_BANNER: return scan_to_lf(line, cursor, TOKEN_SPAN);
+    default: return scan_to_lf(line, cursor, TOKEN_NONE);
+    }
+}
+
+/* The first "\r\n." at or behind `at`, or end. */
+static const uint8_t *find_dot_line(const uint8_t *at, const uint8_t *end)
+{
+#if defined(__SSE2__)
+    const __m128i cr = _mm_set1_epi8('\r'), lf = _mm_set1_epi8('\n'), dot = _mm_set1_epi8('.');
+    for (; end - at >= 18; at += 16) {
+        __m128i first = _mm_cmpeq_epi8(_mm_loadu_si128((const void *)at), cr);
+        __m128i second = _mm_cmpeq_epi8(_mm_loadu_si128((const void *)(at + 1)), lf);
+        __m128i third = _mm_cmpeq_epi8(_mm_loadu_si128((const void *)(at + 2)), dot);
+        int hits = _mm_movemask_epi8(_mm_and_si128(_mm_and_si128(first, second), third));
+        if (hits)
+            return at + __builtin_ctz((unsigned)hits);
+    }
+#endif
+    for (; end - at >= 3; at++)
+        if (at[0] == '\r' && at[1] == '\n' && at[2] == '.')
+            return at;
+    return end;
+}
+
+/* Where the octets before `end` leave a body that stood inside a line at `from`. */
+static uint8_t state_behind(const uint8_t *from, const uint8_t *end)
+{
+    ptrdiff_t len = end - from;
+    if (len >= 1 && end[-1] == '\r')
+        return BODY_CR;
+    if (len >= 2 && end[-1] == '\n' && end[-2] == '\r')
+        return BODY_LINE_START;
+    return BODY_INSIDE;
+}
+
+enum { ANY, CR, LF, DOT, CLASSES };
+
+static const uint8_t body_next[BODY_STATES][CLASSES] = {
+    /*                     other        CR           LF               dot       */
+    [BODY_LINE_START] = { BODY_INSIDE, BODY_CR,     BODY_INSIDE,     BODY_DOT },
+    [BODY_INSIDE]     = { BODY_INSIDE, BODY_CR,     BODY_INSIDE,     BODY_INSIDE },
+    [BODY_CR]         = { BODY_INSIDE, BODY_CR,     BODY_LINE_START, BODY_INSIDE },
+    [BODY_DOT]        = { BODY_INSIDE, BODY_DOT_CR, BODY_INSIDE,     BODY_INSIDE },
+    [BODY_DOT_CR]     = { BODY_INSIDE, BODY_CR,     BODY_LINE_START, BODY_INSIDE },
+};
+
+static int body_class(uint8_t octet)
+{
+    return octet == '\r' ? CR : octet == '\n' ? LF : octet == '.' ? DOT : ANY;
+}
+
+enum nq_token scan_body(uint8_t *state, struct nq_cursor *cursor)
+{
+    while (cursor->at < cursor->end) {
+        if (*state == BODY_INSIDE) {
+            const uint8_t *found = find_dot_line(cursor->at, cursor->end);
+            if (found == cursor->end) {
+                *state = state_behind(cursor->at, cursor->end);
+                cursor->at = cursor->end;
+                break;
+            }
+            cursor->at += found - cursor->at + 3;
+            *state = BODY_DOT;
+            continue;
+        }
+        uint8_t octet = *cursor->at++;
+        if (*state == BODY_DOT_CR && octet == '\n') {
+            *state = BODY_LINE_START;
+            return TOKEN_END_OF_DATA;
+        }
+        *state = body_next[*state][body_class(octet)];
+    }
+    return TOKEN_NONE;
+}

@@ -1,0 +1,228 @@
+/*
+ * stream.c - one direction of a flow: what is decided, what is stored, what is held. It knows no protocol.
+ *
+ * Each octet gets one value, for ever: the store keeps the octets that left from the receiver's last ACK to the last decided
+ * one, and a retransmission leaves with the store's content whatever it holds and however it is cut. A store of hashes was
+ * rejected: it cannot verify the retransmissions that are cut elsewhere. First wins.
+ */
+#include "nq.h"
+
+void stream_begin(struct nq_stream *stream, uint32_t isn)
+{
+    stream->begin = isn + 1;
+    stream->next = isn + 1;
+    stream->acked = isn + 1;
+    stream->edge = isn + 1;
+    stream->decided = 0;
+    stream->fin = false;
+}
+
+static uint32_t end_of(const struct nq_view *view)
+{
+    return view->seq + view->payload_len + (view->flags & NQ_FIN ? 1 : 0);
+}
+
+enum nq_place stream_place(const struct nq_stream *stream, const struct nq_view *view)
+{
+    uint32_t end = end_of(view);
+    if (end == view->seq)
+        return PLACE_EMPTY;
+    if (!seq_after(end, stream->next))
+        return PLACE_OLD;
+    return seq_after(view->seq, stream->next) ? PLACE_AHEAD : PLACE_NEXT;
+}
+
+void stream_acknowledge(struct nq_stream *stream, struct nq_pool *pool, uint32_t ack, uint32_t window)
+{
+    stream->edge = seq_max(stream->edge, ack + window);
+    if (!seq_after(ack, stream->acked))
+        return;
+    stream->acked = ack;
+    while (stream->first && !seq_after(stream->first->seq + stream->first->len, ack)) {
+        struct nq_extent *gone = stream->first;
+        stream->first = gone->next;
+        stream->stored -= gone->len;
+        extent_drop(pool, gone);
+    }
+    if (!stream->first) {
+        stream->last = NULL;
+        return;
+    }
+    struct nq_extent *extent = stream->first;
+    if (seq_after(ack, extent->seq)) {
+        uint32_t arrived = ack - extent->seq;
+        extent->seq += arrived;
+        extent->data += arrived;
+        extent->len -= arrived;
+        stream->stored -= arrived;
+    }
+}
+
+/* Octets below the receiver's ACK are in nobody's store any more, and the receiver discards them unread. They become NUL,
+ * so that nothing undecided leaves; a keep-alive's single octet (RFC 1122, 4.2.3.6) is left as it is. */
+static bool blank_arrived(const struct nq_stream *stream, struct nq_view *view)
+{
+    if (view->payload_len <= 1 || !seq_before(view->seq, stream->acked))
+        return false;
+    uint32_t arrived = stream->acked - view->seq;
+    memset(view->payload, 0, arrived < view->payload_len ? arrived : view->payload_len);
+    return true;
+}
+
+bool stream_restore(const struct nq_stream *stream, struct nq_view *view)
+{
+    bool differs = blank_arrived(stream, view);
+    uint32_t end = view->seq + view->payload_len;
+    for (const struct nq_extent *extent = stream->first; extent && seq_before(extent->seq, end); extent = extent->next) {
+        uint32_t from = seq_max(extent->seq, view->seq);
+        uint32_t to = seq_min(extent->seq + extent->len, end);
+        if (!seq_before(from, to))
+            continue;
+        uint8_t *ours = extent->data + (from - extent->seq), *theirs = view->payload + (from - view->seq);
+        if (memcmp(ours, theirs, to - from) == 0)
+            continue;
+        memcpy(theirs, ours, to - from);
+        differs = true;
+    }
+    view->edited |= differs;
+    return differs;
+}
+
+static bool fits_last(const struct nq_stream *stream, uint32_t len)
+{
+    const struct nq_extent *last = stream->last;
+    return last && last->block->size == NQ_SMALL_OCTETS && last->block->refs == 1 &&
+           last->block->used + len <= NQ_SMALL_OCTETS;
+}
+
+enum nq_reason stream_room(const struct nq_stream *stream, const struct nq_pool *pool, const struct nq_settings *settings,
+                           uint32_t len)
+{
+    if (stream->stored + len > settings->store_per_stream)
+        return REASON_STORE_LIMIT;
+    if (pool->extents_free && pool->small_free && pool->large_free)
+        return REASON_NONE;
+    return REASON_MEMORY;
+}
+
+static struct nq_extent *new_extent(struct nq_stream *stream, struct nq_pool *pool)
+{
+    struct nq_extent *extent = pool_extent(pool);
+    if (!extent)
+        return NULL;
+    if (stream->last)
+        stream->last->next = extent;
+    else
+        stream->first = extent;
+    stream->last = extent;
+    extent->seq = stream->next;
+    return extent;
+}
+
+static void append_copy(struct nq_extent *extent, const uint8_t *data, uint32_t len)
+{
+    memcpy(extent->block->data + extent->block->used, data, len);
+    extent->block->used += len;
+    extent->len += len;
+}
+
+enum nq_reason stream_store(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
+                            const struct nq_packet *packet, uint8_t *data, uint32_t len)
+{
+    enum nq_reason reason = stream_room(stream, pool, settings, len);
+    if (reason)
+        return reason;
+    if (len <= NQ_COPY_MAX && fits_last(stream, len))
+        append_copy(stream->last, data, len);
+    else {
+        struct nq_extent *extent = new_extent(stream, pool);
+        if (packet->block && len > NQ_COPY_MAX) {
+            packet->block->refs++;
+            extent->block = packet->block;
+            extent->data = data;
+            extent->len = len;
+        } else {
+            extent->block = len > NQ_COPY_MAX ? pool_large(pool) : pool_small(pool);
+            extent->data = extent->block->data;
+            append_copy(extent, data, len);
+        }
+    }
+    stream->stored += len;
+    stream->decided += len;
+    stream->next += len;
+    return REASON_NONE;
+}
+
+/* The whole packet, headers and all: its verdict may have to carry it. */
+static bool keep_packet(struct nq_held *held, struct nq_pool *pool, const struct nq_view *view)
+{
+    held->packet = *view->packet;
+    if (view->packet->block && view->packet->len > NQ_SMALL_OCTETS) {
+        view->packet->block->refs++;
+        return true;
+    }
+    held->packet.block = view->packet->len > NQ_SMALL_OCTETS ? pool_large(pool) : pool_small(pool);
+    if (!held->packet.block)
+        return false;
+    memcpy(held->packet.block->data, view->packet->data, view->packet->len);
+    held->packet.data = held->packet.block->data;
+    return true;
+}
+
+enum nq_reason stream_hold(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
+                           const struct nq_view *view, uint64_t now)
+{
+    struct nq_held **at = &stream->held;
+    uint32_t end = end_of(view);
+    for (; *at && !seq_after((*at)->seq, view->seq); at = &(*at)->next)
+        if ((*at)->seq == view->seq && !seq_before((*at)->end, end))
+            return REASON_HELD_TWICE;
+    if (stream->held_count >= settings->held_per_flow)
+        return REASON_HELD_LIMIT;
+    struct nq_held *held = pool_held(pool);
+    if (!held)
+        return REASON_MEMORY;
+    if (!keep_packet(held, pool, view)) {
+        held->packet.block = NULL;
+        held_drop(pool, held);
+        return REASON_MEMORY;
+    }
+    held->seq = view->seq;
+    held->end = end;
+    held->since = now;
+    held->next = *at;
+    *at = held;
+    stream->held_count++;
+    return REASON_NONE;
+}
+
+static struct nq_held *take_first(struct nq_stream *stream)
+{
+    struct nq_held *held = stream->held;
+    stream->held = held->next;
+    stream->held_count--;
+    return held;
+}
+
+struct nq_held *stream_ready(struct nq_stream *stream)
+{
+    if (!stream->held || seq_after(stream->held->seq, stream->next))
+        return NULL;
+    return take_first(stream);
+}
+
+struct nq_held *stream_expired(struct nq_stream *stream, uint64_t before)
+{
+    return stream->held && stream->held->since < before ? take_first(stream) : NULL;
+}
+
+void stream_end(struct nq_stream *stream, struct nq_pool *pool)
+{
+    while (stream->first) {
+        struct nq_extent *gone = stream->first;
+        stream->first = gone->next;
+        extent_drop(pool, gone);
+    }
+    stream->last = NULL;
+    stream->stored = 0;
+}
