@@ -4,7 +4,7 @@ from __future__ import annotations
 import pytest
 
 from nfqguard.deploy.apply import _explain
-from nfqguard.deploy.difference import differences
+from nfqguard.deploy.difference import conflicts, differences
 from nfqguard.deploy.iptables import NOTHING, Table, present, read_table, restore_text, wanted
 from nfqguard.deploy.plan import PORTS_PER_JUMP, FamilyPlan, PlanError, make_plan, queue_values
 from nfqguard.policy.model import Deployment
@@ -231,6 +231,25 @@ def test_each_difference_is_named_with_its_meaning(kind: str, changes: list[tupl
     assert str(found[0]).startswith("IPv4: ")
 
 
+@pytest.mark.parametrize(
+    "step,overwrites",
+    [
+        ("-j CONNMARK --set-xmark 0x1/0xff", False),
+        ("-j CONNMARK --set-xmark 0x1/0xffffffff", True),
+        ("-j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffffffff", True),
+        ("-j CONNMARK --save-mark --nfmask 0xffffffff --ctmask 0xffff", False),
+        ("-j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff", False),
+        ("-j MARK --set-xmark 0x1/0xffffffff", False),
+    ],
+)
+def test_steps_of_others_that_overwrite_our_connmark_bits_are_found(step: str, overwrites: bool) -> None:
+    table = table_with(BEHIND, ("-A NFQGUARD -m conntrack", f"-A PREROUTING {step}\n-A NFQGUARD -m conntrack"))
+    found = conflicts(part_of(), table)
+    assert [difference.kind for difference in found] == ["connmark-overwritten"] * overwrites
+    assert all(step in difference.meaning and "0xf000000" in difference.remedy for difference in found)
+    assert differences(part_of(), table) == [], "what apply cannot mend must not keep it from being done"
+
+
 def test_other_ports_than_planned_are_a_foreign_jump_and_a_missing_one() -> None:
     kinds = [difference.kind for difference in differences(part_of(ports=[26]), table_with(BEHIND))]
     assert kinds == ["jump-missing", "jump-foreign"]
@@ -242,7 +261,9 @@ def test_other_ports_than_planned_are_a_foreign_jump_and_a_missing_one() -> None
         ("iptables-restore: line 5 failed: No chain/target/match by that name.", "modprobe -a xt_NFQUEUE xt_connmark"),
         ("iptables-nft-restore: line 5 failed: Permission denied (you must be root).", "as root"),
         ("Another app is currently holding the xtables lock; waited 10s", "Try again"),
-        ("iptables-restore: line 8 failed", "line 8 failed"),
+        ("iptables-restore: line 8 failed", "modprobe -a xt_NFQUEUE xt_connmark xt_conntrack xt_multiport"),
+        ("iptables-restore: line 7 failed", "at `-A FORWARD"),
+        ("Extension NFQUEUE revision 0 not supported, missing kernel module?", "could not add the steps"),
     ],
 )
 def test_a_refusal_is_explained(message: str, said: str) -> None:

@@ -145,6 +145,15 @@ def test_where_the_second_family_fails_the_first_is_as_before(hosts: ThreeHosts,
     assert state(hosts, backend) == before
 
 
+def test_an_operators_full_connmark_is_found_as_the_kernel_shows_it(hosts: ThreeHosts, backend: str) -> None:
+    hosts.iptables(backend, 6, "*mangle\n-A PREROUTING -j CONNMARK --save-mark\nCOMMIT\n")
+    with inside(hosts.gateway):
+        apply(plan_of(), backend)
+        found = check(plan_of(), backend)
+        assert [(difference.family, difference.kind) for difference in found] == [(6, "connmark-overwritten")]
+        assert not any(result.changed for result in apply(plan_of(), backend))
+
+
 @pytest.mark.skipif(len(backends()) < 2, reason="needs both backends installed")
 def test_a_chain_in_the_other_backend_is_found(hosts: ThreeHosts) -> None:
     plan = plan_of()
@@ -321,6 +330,8 @@ def test_packets_that_conntrack_calls_invalid_never_reach_the_queue(hosts: Three
     from_client = {seen.source_port for seen in consumer.stop() if seen.destination_port == 25}
     assert from_client == {40026}
     assert wire.tcp_ports()[25] >= 1
+    (invalid,) = [line for line in hosts.saved(backend, 4, "-c") if "--ctstate INVALID" in line]
+    assert invalid.startswith(f"[{len(bad)}:"), "they are to be counted apart"
 
 
 def test_mail_host_judges_loopback_once_and_returns_its_own(hosts: ThreeHosts, backend: str) -> None:

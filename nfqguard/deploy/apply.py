@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from nfqguard.deploy import system
-from nfqguard.deploy.difference import Difference, differences
+from nfqguard.deploy.difference import Difference, conflicts, differences
 from nfqguard.deploy.iptables import NOTHING, Ours, Table, present, read_table, restore_text, wanted
 from nfqguard.deploy.plan import Family, FamilyPlan, Plan
 
@@ -40,6 +40,10 @@ MODULES = {
     "statistic": "xt_statistic",
     "NFQUEUE": "xt_NFQUEUE",
 }
+UNSUPPORTED = re.compile(
+    r"No chain/target/match|missing kernel module|No such file|not supported|Couldn't load|can't initialize"
+)
+"""How iptables 1.8 words that the kernel, or its own extension, is missing."""
 
 
 class DeployError(Exception):
@@ -112,7 +116,8 @@ def check(plan: Plan, backend: Backend = "system") -> list[Difference]:
     """Where the kernel differs from the plan. Raises DeployError where that cannot be told."""
     found: list[Difference] = []
     for part in _here(plan).families:
-        found += differences(part, Netfilter(part.family, backend).read())
+        table = Netfilter(part.family, backend).read()
+        found += [*differences(part, table), *conflicts(part, table)]
         found += _in_other_backend(part, backend)
     return found
 
@@ -212,7 +217,7 @@ def _run(command: list[str], text: str) -> subprocess.CompletedProcess[str]:
 
 def _text_of(done: subprocess.CompletedProcess[str]) -> str:
     kept = [line.strip() for line in done.stderr.splitlines() if line.strip() and not line.startswith("Try `")]
-    return "; ".join(kept) or f"exit status {done.returncode}, no message"
+    return "; ".join(kept).replace(":; ", ": ") or f"exit status {done.returncode}, no message"
 
 
 def _explain(program: str, message: str, text: str) -> str:
@@ -220,21 +225,19 @@ def _explain(program: str, message: str, text: str) -> str:
         return f"another program held the xtables lock for {LOCK_SECONDS} s; nothing was changed. Try again"
     if re.search(r"you must be root|Permission denied|Operation not permitted", message):
         return f"{program} was refused ({message}): run this as root, with CAP_NET_ADMIN in this network namespace"
-    step = _failed_step(message, text)
-    modules = sorted({MODULES[word] for word in step.split() if word in MODULES})
-    if modules and re.search(r"No chain/target/match|missing kernel module|No such file|not supported|load", message):
+    line = _failed_line(message, text)
+    # The legacy program learns of the kernel's refusal at COMMIT only; then any step may be the cause.
+    step = "" if line == "COMMIT" else line
+    modules = sorted({MODULES[word] for word in (step or text).split() if word in MODULES})
+    if modules and (line == "COMMIT" or UNSUPPORTED.search(message)):
         return (
-            f"{program} could not add `{step}` ({message}): nothing was changed. "
-            f"Is the kernel's {' or '.join(modules)} there? Try: modprobe -a {' '.join(modules)}"
+            f"{program} could not add {f'`{step}`' if step else 'the steps'} ({message}): nothing was changed. "
+            f"Does this kernel have {', '.join(modules)}? Try: modprobe -a {' '.join(modules)}"
         )
     return f"{program} refused the text, nothing was changed: {message}" + (f" (at `{step}`)" if step else "")
 
 
-def _failed_step(message: str, text: str) -> str:
+def _failed_line(message: str, text: str) -> str:
     found = re.search(r"line:? (\d+)", message)
     lines = text.splitlines()
-    if found is None or not 1 <= int(found[1]) <= len(lines):
-        return ""
-    line = lines[int(found[1]) - 1]
-    # The legacy program learns of the kernel's refusal at COMMIT only; any step may be the cause.
-    return " ".join(lines[1:-1]) if line == "COMMIT" else line
+    return lines[int(found[1]) - 1] if found and 1 <= int(found[1]) <= len(lines) else ""

@@ -30,6 +30,7 @@ Kind = Literal[
     "jump-foreign",
     "jump-doubled",
     "jump-not-last",
+    "connmark-overwritten",
     "other-backend",
 ]
 
@@ -55,6 +56,22 @@ def differences(part: FamilyPlan, table: Table) -> list[Difference]:
         meaning = f"chain {part.chain} is missing from mangle, so mail passes uninspected"
         return [Difference(part.family, "chain-missing", meaning, APPLY)]
     return [*_in_chain(part, table), *_in_jumps(part, table)]
+
+
+def conflicts(part: FamilyPlan, table: Table) -> list[Difference]:
+    """Steps of others in mangle that write the connmark bits which hold a connection's queue. We cannot mend them."""
+    mask = max(step.mask for step in part.steps if isinstance(step, ChooseQueue))
+    found = []
+    for chain, steps in table.chains.items():
+        for step in steps:
+            if chain != part.chain and iptables.connmark_bits_written(step) & mask:
+                meaning = (
+                    f"mangle {chain} holds `{step}`, which overwrites bits {mask:#x} of the connmark, where a "
+                    "connection's queue is kept: packets come to the wrong queue or are dropped"
+                )
+                remedy = f"give that step a mask without {mask:#x}, or choose other bits as connmark-mask"
+                found.append(Difference(part.family, "connmark-overwritten", meaning, remedy))
+    return found
 
 
 def _in_chain(part: FamilyPlan, table: Table) -> Iterator[Difference]:
@@ -85,7 +102,7 @@ def _consequence(step: Step) -> str:
         case ReturnHost(network=network):
             return f"mail of the exempt {network} is inspected"
         case DropInvalid():
-            return "packets that conntrack calls invalid reach the inspection"
+            return "packets that conntrack calls invalid are no longer dropped by themselves and counted apart"
         case ChooseQueue():
             return "connections are not spread over the queues as planned"
         case SendToQueue(number=number):

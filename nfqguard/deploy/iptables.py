@@ -160,6 +160,21 @@ def target_of(step: str) -> str:
     return next((after for word, after in pairwise(parts) if word in ("-j", "-g")), "")
 
 
+def connmark_bits_written(step: str) -> int:
+    """The bits of the connmark that a step overwrites, as a mask; 0 where it leaves the connmark alone.
+
+    Every way of setting is printed as --set-xmark VALUE/MASK, and saving with both masks; restoring only reads.
+    """
+    parts = shlex.split(step)
+    if target_of(step) != "CONNMARK":
+        return 0
+    options = dict(pairwise(parts))
+    if "--set-xmark" in options:
+        value, _, mask = options["--set-xmark"].partition("/")
+        return int(value, 0) | int(mask or "0xffffffff", 0)
+    return int(options.get("--ctmask", "0xffffffff"), 0) if "--save-mark" in parts else 0
+
+
 def _jumps_to(table: Table, chain: str) -> Iterator[PlacedJump]:
     for name, steps in table.chains.items():
         for position, step in enumerate(steps, 1):

@@ -14,7 +14,8 @@ returned to where it came from. The order inside:
 2.  Exempt hosts return, whichever end they are. They come before every drop: exempt means untouched.
     (Connections handed back to the kernel will return here, by connmark.)
 3.  What conntrack calls INVALID is dropped: wrong checksum, impossible flags, outside the window. Conntrack alone only
-    marks such a packet and lets it pass.
+    detaches such a packet from its connection and lets it pass. Without a connection it has no connmark, and step 6
+    would drop it, too; here it is counted apart, and stays out also if step 6 should ever be loosened.
 4.  A connection without a queue gets one, in turn, kept in a few bits of its connmark. One queue has the same shape as
     many, so that going from one to two keeps running connections where they are.
 5.  The packet goes to its connection's queue.
