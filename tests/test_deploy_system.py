@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from three_hosts import CLIENT, OPEN_WITHIN, SERVER, ThreeHosts, Wire, backends, inside, sweep, tcp_of
 
-from nfqguard.deploy.apply import DeployError, apply, check, remove
+from nfqguard.deploy.apply import DeployError, Netfilter, RestoreError, _change, apply, check, remove
+from nfqguard.deploy.iptables import restore_text, wanted
 from nfqguard.deploy.plan import Plan, make_plan
 from nfqguard.policy.model import Deployment
 
@@ -130,6 +131,33 @@ def test_damage_is_found_and_mended(hosts: ThreeHosts, backend: str) -> None:
         assert kinds == {(4, "jump-doubled"), (4, "jump-foreign"), (4, "step-foreign"), (4, "step-missing")}
         assert [(result.family, result.changed) for result in apply(plan, backend)] == [(4, True), (6, False)]
     assert hosts.saved(backend, 4) == planned
+
+
+def test_a_table_that_changed_since_it_was_read_is_read_again(hosts: ThreeHosts, backend: str) -> None:
+    plan = plan_of()
+    (part, _) = plan.families
+    with inside(hosts.gateway):
+        apply(plan, backend)
+        stale = Netfilter(4, backend).read()
+        hosts.iptables(backend, 4, "*mangle\n-F FORWARD\nCOMMIT\n")
+        with pytest.raises(RestoreError):
+            Netfilter(4, backend).restore(restore_text(part.chain, stale, wanted(part)))
+        _change(Netfilter(4, backend), part.chain, wanted(part), stale)
+        assert check(plan, backend) == []
+
+
+def test_a_machine_without_iptables_is_told_so(hosts: ThreeHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nfqguard.deploy.system.search_path", lambda: "/nonexistent")
+    with inside(hosts.gateway), pytest.raises(DeployError, match="iptables-save was not found: install iptables"):
+        check(plan_of())
+
+
+def test_a_machine_without_ipv6_needs_ipv4_only(hosts: ThreeHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nfqguard.deploy.system.has_ipv6", lambda: False)
+    with inside(hosts.gateway):
+        assert [result.family for result in apply(plan_of())] == [4]
+        with pytest.raises(DeployError, match="no IPv6"):
+            apply(plan_of().only(6))
 
 
 def test_where_the_second_family_fails_the_first_is_as_before(hosts: ThreeHosts, backend: str) -> None:

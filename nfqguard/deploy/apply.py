@@ -18,7 +18,7 @@ from typing import Literal
 
 from nfqguard.deploy import system
 from nfqguard.deploy.difference import Difference, conflicts, differences
-from nfqguard.deploy.iptables import NOTHING, Ours, Table, present, read_table, restore_text, wanted
+from nfqguard.deploy.iptables import NOTHING, TABLE, Ours, Table, present, read_table, restore_text, wanted
 from nfqguard.deploy.plan import Family, FamilyPlan, Plan
 
 Backend = Literal["system", "nft", "legacy"]
@@ -75,6 +75,11 @@ class Netfilter:
         done = _run([self._program("save")], "")
         if done.returncode:
             raise DeployError(f"{self.name('save')} failed: {_text_of(done)}")
+        if f"Table `{TABLE}' is incompatible" in done.stdout:
+            raise DeployError(
+                f"{self.name('save')} cannot show the mangle table, for another program has put native nftables steps "
+                "into it: have it use a table of its own"
+            )
         return read_table(done.stdout)
 
     def restore(self, text: str) -> None:

@@ -27,11 +27,11 @@ first fragment still shows the port, comes here, has no connmark and ends in ste
 `iptables -f` could only match them for all of TCP, which would hit other people's traffic, and without the first nobody
 can reassemble them. A fragment that would overwrite the first one's ports lies at offset 0 and shows a port itself.
 
-Resets that we send to both ends are INVALID to conntrack now and then: the one to a server behind DNAT has addresses
-that conntrack knows only in the other direction, and the second one meets a connection that the first has closed. Step
-3 does not hit them. On a gateway they leave by OUTPUT and never pass FORWARD; on a mail host OUTPUT is ours, too, and
-therefore step 1 comes before step 3. An operator's own drop of INVALID in OUTPUT would hit them and needs an exception
-for our mark.
+Resets that we send to both ends are INVALID to conntrack now and then (tried: INVALID in OUTPUT, but they arrive): the
+one to a server behind DNAT has addresses that conntrack knows only in the other direction, and the second one meets a
+connection that the first has closed. Step 3 does not hit them. On a gateway they leave by OUTPUT and never pass
+FORWARD; on a mail host OUTPUT is ours, too, and therefore step 1 comes before step 3. An operator's own drop of INVALID
+in OUTPUT would hit them and needs an exception for our mark.
 
 On a mail host a packet on the loopback interface would pass OUTPUT and INPUT and be judged twice, the second time as
 its own retransmission. So INPUT leaves out what came over `lo`; both directions of a local connection pass OUTPUT.
