@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from nfqguard.capture import NANOSECONDS, Record, network_offset, plain_header, turned
@@ -55,7 +55,7 @@ class Summary:
 
     def as_data(self) -> dict[str, Any]:
         """For JSON: keys with hyphens, as everywhere in what operators see."""
-        return {name.replace("_", "-"): value for name, value in asdict(self).items()}
+        return {entry.name.replace("_", "-"): getattr(self, entry.name) for entry in fields(self)}
 
 
 @dataclass(frozen=True, slots=True)

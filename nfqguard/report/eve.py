@@ -90,16 +90,17 @@ def _flow(event: Event) -> dict[str, Any]:
 
 
 def _details(event: Event, queue: int | None) -> dict[str, Any]:
-    """What Suricata has no name for. A record of a flow has no line, and what has no line has no text."""
+    """What Suricata has no name for. A flow's record and a dropped packet have no line, and so no text."""
     details: dict[str, Any] = {}
     if event.type in ACTIONS:
         action, match = ACTIONS[event.type]
         details["action"] = action
         details |= {"match": match} if match else {}
-    details["policy"] = event.policy
+    details |= {"policy": event.policy} if event.policy else {}
     if event.type is not EventType.FLOW:
-        details |= {"direction": DIRECTIONS[event.direction], "line": event.line, "offset": event.offset,
-                    "length": event.length}
+        details |= {"direction": DIRECTIONS[event.direction], "length": event.length}
+    if event.type not in (EventType.FLOW, EventType.DROP):
+        details |= {"line": event.line, "offset": event.offset}
         details |= {"text": printable(event.text)} if event.text else {}
     details |= {"reason": event.reason} if event.reason else {}
     details |= {"queue": queue} if queue is not None else {}

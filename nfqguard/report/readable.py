@@ -32,9 +32,11 @@ def readable(record: Mapping[str, Any]) -> list[Piece]:
 
 
 def _line(ours: Mapping[str, Any]) -> Iterator[Piece]:
+    length = f"{_text(ours.get('length', '?'))} octets"
     if "line" in ours:
-        speaker = SPEAKERS.get(_text(ours.get("direction")), "line")
-        yield f"{speaker} line {_text(ours['line'])}, {_text(ours.get('length', '?'))} octets", ""
+        yield f"{SPEAKERS.get(_text(ours.get('direction')), 'unknown')} line {_text(ours['line'])}, {length}", ""
+    else:
+        yield f"packet with {length} from the {_text(ours.get('direction', '?'))}", ""
     if "text" in ours:
         yield ": ", ""
         yield f'"{_text(ours["text"])}"', "bold"
