@@ -94,13 +94,18 @@ class Diversion:
         if found.fragment is not None and not found.first:
             return found.fragment in self._fragmented
         chosen = found.ports is None or not self._ports.isdisjoint(found.ports)
-        if not chosen or self._is_exempt(found.source) or self._is_exempt(found.destination):
-            return False
+        chosen = chosen and not self._is_exempt(found.source) and not self._is_exempt(found.destination)
         if found.fragment is not None:
-            self._fragmented[found.fragment] = None
+            self._remember(found.fragment, chosen)
+        return chosen
+
+    def _remember(self, fragment: bytes, chosen: bool) -> None:
+        """What the other pieces of this datagram are to share. The identification comes round: the last one counts."""
+        self._fragmented.pop(fragment, None)
+        if chosen:
+            self._fragmented[fragment] = None
             if len(self._fragmented) > FRAGMENTED_MAX:
                 self._fragmented.popitem(last=False)
-        return True
 
     def _is_exempt(self, address: bytes) -> bool:
         return any(ip_address(address) in network for network in self._exempt)

@@ -48,7 +48,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     The comparison ignores case and takes `_` for `-`.
     """
     names = {candidate.lower(): candidate for candidate in known}
-    close = get_close_matches(name.lower().replace("_", "-"), names, n=3, cutoff=0.6)
+    wanted = name.lower().replace("_", "-")
+    close = get_close_matches(wanted, names, n=3, cutoff=0.6) or sorted(known for known in names if wanted and
+                                                                        known.startswith(wanted))
     if close:
         return "did you mean " + " or ".join(repr(names[match]) for match in close) + "?"
     return "known are " + ", ".join(sorted(names.values()))

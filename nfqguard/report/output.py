@@ -96,7 +96,8 @@ class Output:
         if self.file == STDOUT:
             return 1
         path = Path(self.file)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.parent.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, MODE)
 
     def _lose(self, reason: str) -> None:
