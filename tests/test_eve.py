@@ -343,6 +343,18 @@ def test_events_of_no_file(tmp_path):
     assert "standard input cannot be followed: give a file, or leave --follow out" in result.output
 
 
+def test_a_reader_that_goes_away_is_no_error(eve):
+    eve.write_bytes(eve.read_bytes() * 5000)
+    for option in ((), ("--json",)):
+        with subprocess.Popen([sys.executable, "-m", "nfqguard", "events", *option, str(eve)], stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE) as process:
+            assert process.stdout is not None and process.stderr is not None
+            process.stdout.readline()
+            process.stdout.close()
+            assert process.stderr.read() == b""
+            process.wait(30)
+
+
 def test_tail_follows_rotation_truncation_and_absence(tmp_path):
     path = tmp_path / "eve.json"
     tail = Tail(path)

@@ -203,6 +203,9 @@ MISTAKES = [
     ("[policies.x]\ninspect = 'esmtp'",
      "policies.x.verbs: no verb is allowed, so every command would become X: name the verbs, or write mask-verbs = "
      "false"),
+    ("[policies.x]\nextends = 'asa'\nverbs = ['EHLO', 'BDAT']",
+     "policies.x.verbs: BDAT cannot be allowed: the octets behind it are not counted and would be masked as commands: "
+     "take BDAT out, and mask CHUNKING"),
     ("[policies.'a b']\nextends = 'asa'",
      "policies.a b: this cannot be a policy's name: use 1 to 31 letters, digits, and _ . - (not first)"),
     ("[policies.x]\nextends = 'asa'\nverbs = ['A B']",
@@ -290,7 +293,8 @@ def test_warnings(write):
         extends = "ios-esmtp"
         mask-banner = "asa"
         [policies.mail.exceptions]
-        gap = "pass"
+        midstream = "pass"
+        gap = "reset"
         [deployment]
         ports = [25, 465]
         on-absent = "accept"
@@ -315,9 +319,12 @@ def test_warnings(write):
         "that "
         "is wanted",
         *(f"nfqguard.toml: policies.mail.verbs: {offer}" for offer in offers),
-        "nfqguard.toml: policies.mail.exceptions.gap: what cannot be judged passes uninspected: write drop or reset "
-        "to close "
-        "this",
+        "nfqguard.toml: policies.mail.exceptions.midstream: what cannot be judged passes uninspected: write drop or "
+        "reset "
+        "to close this",
+        "nfqguard.toml: policies.mail.exceptions.gap: the answer reset is not there yet: what is of this kind is "
+        "dropped: "
+        "write drop",
         *(f"preset ios-esmtp: policies.ios-esmtp.verbs: {offer}" for offer in offers),
         "nfqguard.toml: deployment.ports: on port 465 TLS begins with the first octet: nothing there can be "
         "inspected, and "
@@ -333,6 +340,14 @@ def test_what_is_masked_or_allowed_is_not_warned_of(write):
     masked = 'policy = "m"\n[policies.m]\nextends = "asa"\nmask-banner = "none"\n'
     assert warned(load(write(masked))) == []
     assert warned(load_preset("ios-smtp")) == []
+
+
+def test_bdat_that_nothing_masks_is_warned_of(write):
+    text = 'policy = "m"\n[policies.m]\nextends = "ios-esmtp"\nmask-verbs = false\n'
+    assert warned(load(write(text))) == [
+        "nfqguard.toml: policies.m.mask-verbs: BDAT passes, but the octets behind it are not counted and are read as "
+        "commands, so such mail may stand still: mask CHUNKING (mask-ehlo = true, and not among ehlo-keywords)"]
+    assert warned(load(write(text.replace("ios-esmtp", "asa") + 'mask-banner = "none"\n'))) == []
 
 
 def test_warnings_come_with_mistakes(write):

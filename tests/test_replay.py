@@ -14,6 +14,7 @@ from scapy.layers.l2 import ARP, CookedLinux, CookedLinuxV2, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from scapy.utils import PcapNgWriter, PcapWriter, RawPcapNgReader, rdpcap
 
+from nfqguard.capture import Record, network_offset, plain_header, turned
 from nfqguard.cli import main
 from nfqguard.policy.load import load_preset
 from nfqguard.replay import Replay
@@ -232,14 +233,14 @@ def test_the_same_twice(tmp_path):
 
 
 def test_padding_of_short_frames_stays(tmp_path):
-    given = [(time, data + b"\x55" * (60 - len(data))) for time, data in frames(Talk().open().packets)]
-    talk = Talk().open().say(1, b"220 m\r\n").say(0, b"X\r\n").packets
-    given += [(time, data + b"\x55" * max(0, 60 - len(data))) for time, data in frames(talk)[3:]]
+    """Ethernet pads to 60 octets; the padding is no part of the packet, and an edit leaves it alone."""
+    talk = Talk().open().say(1, b"220 m\r\n").say(0, b"EX\r\n")
+    given = [(time, data + b"\x55" * max(0, 60 - len(data))) for time, data in frames(talk.packets)]
     run = Run(write(tmp_path / "in.pcap", given))
-    assert (run.summary["dropped"], run.summary["edited"]) == (0, 1 if run.summary["edited"] else 0)
-    for (_, before), (_, after) in zip(given, run.frames, strict=True):
-        assert len(before) == len(after)
-        assert before[54 + 7:] == after[54 + 7:]
+    assert (run.summary["edited"], run.summary["dropped"]) == (1, 0)
+    assert [len(data) for _, data in run.frames] == [len(data) for _, data in given]
+    assert run.frames[5][1][54:] == b"XX\r\n\x55\x55"
+    assert [frame for index, frame in enumerate(run.frames) if index != 5] == given[:5] + given[6:]
 
 
 # ---- what meets the engine ---------------------------------------------------------------------------------------
@@ -376,8 +377,6 @@ class Clock:
 
 
 def replayed(times: list[float]) -> Clock:
-    from nfqguard.capture import Record
-
     data = bytes(ethernet(Talk().add(0, "S"), 0))
     replay = Replay(load_preset("ios-esmtp"), 1, lambda record: None, lambda event: None)
     replay._engine = clock = Clock(replay._engine)
@@ -465,6 +464,33 @@ def test_injected_packets_have_their_directions_link_header(tmp_path, link):
     assert {IP(data[header:]).src for _, data in left[start:]} == {CLIENT, SERVER}
     (reset,) = [event for event in run.events if event["nfqguard"].get("action") == "reset"]
     assert reset["nfqguard"]["reason"] == "max-data"
+
+
+@pytest.mark.parametrize("link", LINKS)
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_direction_never_seen_gets_the_other_ones_header_turned(tmp_path, link, family):
+    """A segment of a connection that began before the capture: both ends are reset, and one has sent nothing here."""
+    config = tmp_path / "nfqguard.toml"
+    config.write_text('policy = "m"\n[policies.m]\nextends = "ios-esmtp"\nexceptions.midstream = "reset"\n')
+    talk = Talk(family)
+    talk.add(0, "PA", b"NOOP\r\n", ack=9000)
+    link_type, wrap, header = LINKS[link]
+    given = frames(talk.packets, link)
+    run = Run(write(tmp_path / "in.pcap", given, link_type), "--config", str(config), preset=None)
+    assert (run.summary["injected"], run.summary["dropped"]) == (2, 1)
+    back = bytes(wrap(talk.packets[0], 1))[:header] if link_type == 1 else given[0][1][:header]
+    assert {data[:header] for _, data in run.frames} == {given[0][1][:header], back}
+    for _, data in run.frames:
+        assert network_offset(link_type, data) == header
+        payload(data, header)
+
+
+@pytest.mark.parametrize("link_type", [1, 113, 276, 101, 12, 14, 228])
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_header_made_from_nothing_is_one(link_type, version):
+    header = plain_header(link_type, version)
+    assert network_offset(link_type, header + bytes([version << 4])) == len(header)
+    assert turned(link_type, turned(link_type, header)) == header
 
 
 # ---- input that cannot be used -----------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ def events(file: Path, following: bool, as_json: bool) -> None:
         raise click.UsageError("standard input cannot be followed: give a file, or leave --follow out")
     try:
         unreadable = _print(_followed(file) if following else _lines(file), as_json)
+    except BrokenPipeError:
+        raise   # the reader of our output has gone: click ends quietly
     except OSError as error:
         print(f"{file}: cannot be read ({error.strerror}): give an EVE JSON file, as [events] file = ... names it",
               file=sys.stderr)

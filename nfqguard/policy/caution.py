@@ -13,6 +13,9 @@ HARM = {
     "STARTTLS": "mail of clients that insist on TLS will fail, and all other mail stays in clear",
 }
 
+ALWAYS_DROPPED = frozenset({"gap", "memory", "unparsable", "truncated"})
+"""Exceptions that the engine answers in one way only."""
+
 Caution = tuple[tuple[str, ...], str, str]
 """(key path below the table, text, remedy)"""
 
@@ -25,8 +28,14 @@ def policy_cautions(policy: Policy) -> Iterator[Caution]:
                'write mask-banner = "none" unless that is wanted')
     if policy.inspect == ("esmtp",) and policy.mask_verbs:
         yield from _broken_offers(policy)
+    elif policy.inspect == ("esmtp",) and (not policy.mask_ehlo or "CHUNKING" in policy.ehlo_keywords):
+        yield (("mask-verbs",), "BDAT passes, but the octets behind it are not counted and are read as commands, so "
+               "such mail may stand still", "mask CHUNKING (mask-ehlo = true, and not among ehlo-keywords)")
     for name, answer in policy.exceptions:
-        if answer == "pass":
+        if name in ALWAYS_DROPPED and answer != "drop":
+            yield (("exceptions", name), f"the answer {answer} is not there yet: what is of this kind is dropped",
+                   "write drop")
+        elif answer == "pass":
             yield (("exceptions", name), "what cannot be judged passes uninspected",
                    "write drop or reset to close this")
 

@@ -78,6 +78,10 @@ class Family:
                           "but EHLO, which opens ESMTP, is among the verbs",
                           'write inspect = "esmtp" or take EHLO out')
 
+        if policy.mask_verbs and "BDAT" in policy.verbs:
+            self._problem(node, ("verbs",), "BDAT cannot be allowed: the octets behind it are not counted and would be "
+                          "masked as commands", "take BDAT out, and mask CHUNKING")
+
     def _heritage(self, node: Node, above: tuple[Node, ...]) -> Heritage | None:
         if node in above:
             circle = [name for _, name in (*above[above.index(node):], node)]
