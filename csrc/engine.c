@@ -17,7 +17,7 @@ struct nq_engine {
     struct nq_held *retired;    /* decided in this call; their octets stay until the next */
     struct nq_result result;
     uint32_t injections;
-    uint64_t now;
+    uint64_t now, ticked;
     uint64_t counters[COUNTERS];
     uint8_t scratch[NQ_INJECTIONS][64];
 };
@@ -564,14 +564,16 @@ const struct nq_result *nq_engine_packet(struct nq_engine *engine, const struct 
     return &engine->result;
 }
 
-/* Packets are held only in flows that were seen lately: the newest flows are looked at until one was seen too long ago. */
+/* A flow that was seen too long before the last tick was looked at then; so the newest are looked at until one such comes. */
 static void expire_held(struct nq_engine *engine)
 {
     const uint64_t second = 1000000000u;
-    if (engine->pool.held_free == engine->settings.held || engine->now < (NQ_HOLD + 2) * second)
+    uint64_t last = engine->ticked;
+    engine->ticked = engine->now;
+    if (engine->pool.held_free == engine->settings.held || engine->now < NQ_HOLD * second)
         return;
     uint32_t index = engine->flows.timers[TIMER_IDLE].newest;
-    while (index && engine->flows.slots[index].seen + (NQ_HOLD + 2) * second > engine->now) {
+    while (index && engine->flows.slots[index].seen + (NQ_HOLD + 2) * second > last) {
         drop_held(engine, &engine->flows.slots[index], engine->now - NQ_HOLD * second, REASON_HELD_EXPIRED);
         index = engine->flows.slots[index].older;
     }

@@ -105,7 +105,8 @@ class End:
             self.reset = True
             return False
         if segment.flags & SYN:
-            self.peer_isn = segment.seq
+            if not self.peer_isn:
+                self.peer_isn = segment.seq
             return False
         at = (segment.seq - self.peer_isn - 1) & 0xFFFFFFFF
         if at >= 1 << 31:
