@@ -33,7 +33,7 @@
 #define BATCH          64
 #define COPY_RANGE     65531u        /* what the kernel allows: 65535 less an attribute's header */
 #define SLOT           (68u << 10)   /* a packet with its attributes, rounded up to pages */
-#define QUEUE_LENGTH   4096u
+#define QUEUE_LENGTH   1024u         /* this and the receive buffer: as nfqguard has them */
 #define CONFIG_ROOM    256
 #define WAIT_SECONDS   1             /* a signal that comes just before recvmmsg is seen after it */
 
@@ -233,7 +233,7 @@ int main(int argc, char **argv)
     };
     static struct loop loop;
     struct sigaction action = {.sa_handler = stop}; /* no SA_RESTART: recvmmsg must return */
-    unsigned long queue = 0, timeout = 600, buffer = 64ul << 20;
+    unsigned long queue = 0, timeout = 600, buffer = 32ul << 20;
     int option;
 
     while ((option = getopt_long(argc, argv, "", names, NULL)) != -1) {
