@@ -18,6 +18,7 @@ rejected, for a crash may leave one without the processes or the processes witho
 """
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import json
@@ -32,10 +33,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pyroute2 import NetNS
+from pyroute2 import IPRoute
 from pyroute2 import netns as namespaces
 
 T = TypeVar("T")
@@ -46,6 +48,7 @@ PUBLIC_IPV4 = "172.22.1.110"
 """The mail server as the outside knows it."""
 SECOND_PUBLIC_IPV4 = "172.22.1.111"
 OFFLOADS = ("tx", "tso", "gso", "gro")
+LIBC = ctypes.CDLL(None, use_errno=True)
 COMMAND_TIMEOUT = 60.0
 KILL_AFTER = 3.0
 
@@ -92,22 +95,32 @@ class Host:
 
         A thread enters the namespace and ends there: the calling thread never leaves its own, whatever happens.
         """
-        outcome: list[T] = []
-        failure: list[BaseException] = []
+        def enter() -> T:
+            namespaces.setns(str(self.path), flags=0)
+            return function()
 
-        def enter() -> None:
-            try:
-                namespaces.setns(str(self.path), flags=0)
-                outcome.append(function())
-            except BaseException as error:
-                failure.append(error)
+        return _in_thread(enter)
 
-        thread = threading.Thread(target=enter, name=f"in {self.name}")
-        thread.start()
-        thread.join()
-        if failure:
-            raise failure[0]
-        return outcome[0]
+    def configure(self, function: Callable[[Any], T]) -> T:
+        """Call a function inside with pyroute2's IPRoute of the namespace; see call().
+
+        pyroute2's own NetNS forks, and the child, which it ends by SIGTERM, inherits our signal handlers and our stack:
+        a handler that raises would have the child clean up the lab.
+        """
+        def use() -> T:
+            with IPRoute() as stack:
+                return function(stack)
+
+        return self.call(use)
+
+    def create(self) -> None:
+        """Make the namespace, without a fork, for the reason told under configure()."""
+        def make() -> None:
+            if LIBC.unshare(namespaces.CLONE_NEWNET) != 0:
+                raise LabError(f"no network namespace can be made: {os.strerror(ctypes.get_errno())}")
+            namespaces.attach(self.name, "thread-self")
+
+        _in_thread(make)
 
     def socket(self, family: int = socket.AF_INET, kind: int = socket.SOCK_STREAM, protocol: int = 0) -> socket.socket:
         """A socket that belongs to the namespace for as long as it lives, used from here."""
@@ -124,6 +137,25 @@ class Host:
         """The processes inside, this one never among them."""
         inode = self.path.stat().st_ino
         return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _namespace_of(pid) == inode]
+
+
+def _in_thread(function: Callable[[], T]) -> T:
+    """Call a function in a thread of its own, which may change its namespaces, and return or raise what it does."""
+    outcome: list[T] = []
+    failure: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            outcome.append(function())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failure:
+        raise failure[0]
+    return outcome[0]
 
 
 def _mount_points() -> set[str]:
@@ -240,7 +272,7 @@ class Lab:
         if str(NAMESPACES) not in _mount_points():
             (self.run_dir / "netns-made").touch()
         for host in self.hosts:
-            namespaces.create(host.name)
+            host.create()
             host.sysctl("net/ipv6/conf/default/accept_dad", 0)
         self._link()
         self._address()
@@ -249,23 +281,24 @@ class Lab:
         (self.run_dir / "lab.json").write_text(json.dumps(self._options()))
 
     def _link(self) -> None:
-        with NetNS(self.gateway.name) as gateway:
-            self._veth(gateway, "outside", "eth0", self.client)
-            if not self.second:
-                self._veth(gateway, "inside", "eth0", self.server)
-                return
-            self._veth(gateway, "inside", "gateway", self.lan)
-        with NetNS(self.lan.name) as lan:
-            self._veth(lan, "server", "eth0", self.server)
-            self._veth(lan, "second", "eth0", self.second_server)
-            lan.link("add", ifname="bridge", kind="bridge", mtu=self.mtu)
-            bridge = lan.link_lookup(ifname="bridge")[0]
-            for port in ("gateway", "server", "second"):
-                lan.link("set", index=lan.link_lookup(ifname=port)[0], master=bridge)
+        self.gateway.configure(lambda stack: self._veth(stack, "outside", "eth0", self.client))
+        if not self.second:
+            self.gateway.configure(lambda stack: self._veth(stack, "inside", "eth0", self.server))
+            return
+        self.gateway.configure(lambda stack: self._veth(stack, "inside", "gateway", self.lan))
+        self.lan.configure(self._bridge)
 
-    def _veth(self, here: Any, name: str, peer: str, there: Host) -> None:
-        here.link("add", ifname=name, kind="veth", mtu=self.mtu,
-                  peer={"ifname": peer, "mtu": self.mtu, "net_ns_fd": there.name})
+    def _bridge(self, stack: Any) -> None:
+        self._veth(stack, "server", "eth0", self.server)
+        self._veth(stack, "second", "eth0", self.second_server)
+        stack.link("add", ifname="bridge", kind="bridge", mtu=self.mtu)
+        bridge = stack.link_lookup(ifname="bridge")[0]
+        for port in ("gateway", "server", "second"):
+            stack.link("set", index=stack.link_lookup(ifname=port)[0], master=bridge)
+
+    def _veth(self, stack: Any, name: str, peer: str, there: Host) -> None:
+        stack.link("add", ifname=name, kind="veth", mtu=self.mtu,
+                   peer={"ifname": peer, "mtu": self.mtu, "net_ns_fd": there.name})
 
     def _address(self) -> None:
         addresses: dict[Host, dict[str, tuple[str, ...]]] = {
@@ -283,8 +316,7 @@ class Lab:
             self.second_server: ("10.10.10.1", "fd00:10::1"),
         }
         for host in self.hosts:
-            with NetNS(host.name) as stack:
-                _bring_up(stack, addresses.get(host, {}), routes.get(host, ()))
+            host.configure(partial(_bring_up, addresses=addresses.get(host, {}), gateways=routes.get(host, ())))
 
     def _set_offloads(self) -> None:
         if self.offloads is None:
@@ -292,9 +324,7 @@ class Lab:
         state = "on" if self.offloads else "off"
         options = [word for name in OFFLOADS for word in (name, state)]
         for host in self.hosts:
-            with NetNS(host.name) as stack:
-                devices = [link.get_attr("IFLA_IFNAME") for link in stack.get_links(kind="veth")]
-            for device in devices:
+            for device in host.configure(_veths):
                 host.run(["ethtool", "-K", device, *options])
 
     def _route_and_filter(self) -> None:
@@ -314,6 +344,10 @@ class Lab:
         shutil.rmtree(self.run_dir, ignore_errors=True)
         if made:
             _unmake_namespace_directory()
+
+
+def _veths(stack: Any) -> list[str]:
+    return [link.get_attr("IFLA_IFNAME") for link in stack.get_links(kind="veth")]
 
 
 def _bring_up(stack: Any, addresses: dict[str, tuple[str, ...]], gateways: tuple[str, ...]) -> None:
