@@ -15,9 +15,11 @@ static uint16_t load16(const uint8_t *at) { return (uint16_t)(at[0] << 8 | at[1]
 static enum nq_reason view_ipv4(struct nq_view *view, uint32_t len, uint32_t *octets)
 {
     const struct nq_ipv4 *ip = (const void *)view->ip;
+    if (len < sizeof *ip)
+        return REASON_SHORT;
     uint32_t header = (ip->version_ihl & 0x0fu) * 4;
     uint32_t total = ntohs(ip->total_length);
-    if (len < sizeof *ip || header < sizeof *ip || total < header || total > len)
+    if (header < sizeof *ip || total < header || total > len)
         return REASON_SHORT;
     if (ntohs(ip->fragment) & 0x3fff) /* MF or an offset */
         return REASON_FRAGMENT;
