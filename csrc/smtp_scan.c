@@ -87,9 +87,9 @@ static bool ends_word(uint8_t octet, bool reply)
 
 static enum nq_token word_ends(struct nq_line *line, const struct nq_automaton *automaton, bool line_ends)
 {
-    if (line->phase == PHASE_START && !line_ends)
+    bool empty = !line->node; /* a reply stands in PHASE_WORD from its code on */
+    if (empty && !line_ends)
         return TOKEN_UNKNOWN; /* servers skip a leading blank and take the word behind it */
-    bool empty = line->phase == PHASE_START;
     if (!empty && !automaton->word[line->node])
         return TOKEN_INCOMPLETE;
     line->phase = PHASE_REST;
@@ -120,7 +120,7 @@ enum nq_token scan_command(struct nq_line *line, const struct nq_automaton *verb
 {
     begin_line(line);
     if (line->phase == PHASE_OVERWRITE)
-        return scan_overwrite(line, cursor);
+        return line->len < NQ_COMMAND_LINE_MAX ? scan_overwrite(line, cursor) : TOKEN_TOO_LONG;
     if (line->cr && *cursor->at != '\n')
         return TOKEN_BARE_CR;
     if (line->phase == PHASE_REST)
@@ -133,7 +133,7 @@ enum nq_token scan_line(struct nq_line *line, struct nq_cursor *cursor)
     begin_line(line);
     uint8_t *at = memchr(cursor->at, '\n', (size_t)(cursor->end - cursor->at));
     uint8_t *to = at ? at : cursor->end;
-    if (line->len + (size_t)(to - cursor->at) > NQ_COMMAND_LINE_MAX)
+    if (line->len + (size_t)(to - cursor->at) + (at ? 1 : 0) > NQ_COMMAND_LINE_MAX)
         return TOKEN_TOO_LONG;
     if (to > cursor->at)
         consume(line, cursor, to);
