@@ -124,7 +124,7 @@ def test_an_empty_body_ends_at_once_and_commands_out_of_order_are_refused() -> N
 
 
 def test_the_report_has_medians_ratios_and_the_void_verdict() -> None:
-    report = Report({"cpu": "x"}, {"bulk": "10^9 octets"})
+    report = Report({"cpu": "x"}, {"bulk": "GB"})
     runs = {"no-queue": [10, 30, 20], "accept-all": [8, 12, 9], "nfqguard-ios-esmtp": [6, 7.2, 9]}
     for system, values in runs.items():
         report.samples += [Sample("bulk", system, "bits_per_second", value) for value in values]

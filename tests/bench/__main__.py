@@ -22,6 +22,7 @@ from .systems import SYSTEMS
 
 EXIT_INCOMPLETE = 1
 EXIT_VOID = 3
+LOG_COLUMNS = 110
 FULL = Extent(rounds=5, seconds=2.0)
 QUICK = Extent(rounds=1, seconds=0.5)
 
@@ -36,7 +37,7 @@ QUICK = Extent(rounds=1, seconds=0.5)
 def main(rounds: int | None, scenarios: tuple[str, ...], systems: tuple[str, ...], quick: bool, output: Path,
          prefix: str) -> None:
     """Measure mail through a gateway with nothing, an accept-all loop, nfqguard, and a scapy script in its path."""
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else LOG_COLUMNS)
     extent = QUICK if quick else FULL
     loads = [load for name, load in LOADS.items() if not scenarios or name in scenarios]
     machine = describe()

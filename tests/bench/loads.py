@@ -37,9 +37,10 @@ class Delivered:
 class Load(ABC):
     """A scenario.
 
-    name     in the report
-    metric   what its rate is called there
-    cpu_per  what cpu_seconds are told for, in units of cpu_unit
+    name      in the report
+    metric    what its rate is called there
+    cpu_unit  what cpu_seconds are told for: runs differ in length, so seconds of a run could not be compared. A GB is
+              10^9 octets
     """
 
     name: str
@@ -72,7 +73,7 @@ class Bulk(Load):
 
     name = "bulk"
     metric = "bits_per_second"
-    cpu_unit = "10^9 octets"
+    cpu_unit = "GB"
     sessions = 1
 
     def prepare(self, folder: Path, progress: Progress) -> None:

@@ -104,10 +104,10 @@ class Report:
         """The report for people."""
         table = Table(title="Mail through the gateway, by what stands in its path")
         table.add_column("scenario")
-        table.add_column("system")
+        table.add_column("system", no_wrap=True)
         for name in ("median", "min", "max"):
             table.add_column(name, justify="right")
-        table.add_column("unit")
+        table.add_column("unit", no_wrap=True)
         table.add_column("of accept-all", justify="right")
         previous = None
         for row in self._ordered():
@@ -125,7 +125,7 @@ class Report:
     def _cells(self, row: Result) -> list[str]:
         scale, unit = UNITS[row.metric]
         if row.metric == "cpu_seconds":
-            unit = f"CPU s per {self.cpu_units[row.scenario]}"
+            unit = f"CPU s/{self.cpu_units[row.scenario]}"
         ratio = "-" if row.ratio_to_accept_all is None else f"{row.ratio_to_accept_all:.3f}"
         figures = [_number(value / scale) for value in (row.median, row.min, row.max)]
         return [row.scenario, row.system, *figures, unit, ratio]
