@@ -362,36 +362,102 @@ static void hold(struct nq_engine *engine, struct nq_flow *flow, unsigned direct
         engine_count(engine, COUNT_HELD);
 }
 
+/* What was forwarded from behind the hole that is filled now must stand as it left. If it does not, the filler never leaves:
+ * the application behind us has not read an octet of it. */
+static enum nq_reason judge_ahead(struct nq_engine *engine, struct nq_flow *flow, unsigned direction)
+{
+    struct nq_stream *stream = &flow->stream[direction];
+    struct nq_view copy = { .edited = false };
+    for (struct nq_extent *extent; (extent = stream_ahead_due(stream, &engine->pool));) {
+        struct nq_cursor cursor = { extent->data, extent->data, extent->data + extent->len };
+        enum nq_reason reason = listen(engine, flow, direction, &copy, &cursor);
+        if (reason)
+            return reason;
+        if (copy.edited || cursor.at < cursor.end)
+            return REASON_AHEAD_WRONG;
+        stream_adopt(stream);
+    }
+    return REASON_NONE;
+}
+
+/* Judge the octets that nobody has judged yet, from `fresh` on. Sets how many were taken. */
+static enum nq_reason judge_fresh(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view,
+                                  uint8_t *fresh, uint32_t *taken)
+{
+    struct nq_stream *stream = &flow->stream[direction];
+    bool was_opaque = flow->session.mode == MODE_OPAQUE, was_edited = view->edited;
+    bool over_ahead = stream_ahead_touches(stream, view);
+    struct nq_cursor cursor = { fresh, fresh, view->payload + view->payload_len };
+    view->edited = false;
+    enum nq_reason reason = listen(engine, flow, direction, view, &cursor);
+    *taken = (uint32_t)(cursor.at - fresh);
+    if (reason)
+        return reason;
+    if (!was_opaque && flow->session.mode == MODE_OPAQUE && flow->stream[0].held)
+        return REASON_TLS_INJECTION; /* CVE-2011-0411: it came before the server agreed */
+    if (stream->ahead && (cursor.at < cursor.end || (view->flags & NQ_FIN) || (over_ahead && view->edited)))
+        return REASON_AHEAD_WRONG;
+    view->edited |= was_edited;
+    if (*taken)
+        stream_store(stream, &engine->pool, &engine->settings, view->packet, fresh, *taken);
+    return judge_ahead(engine, flow, direction);
+}
+
 static void decide(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view)
 {
     struct nq_stream *stream = &flow->stream[direction];
-    uint32_t known = stream->next - view->seq;
-    uint32_t fresh = view->payload_len - known;
-    bool was_opaque = flow->session.mode == MODE_OPAQUE;
-    enum nq_reason reason = stream_room(stream, &engine->pool, &engine->settings, fresh);
+    uint32_t known = stream->next - view->seq, taken = 0;
+    enum nq_reason reason = stream_room(stream, &engine->pool, &engine->settings, view->payload_len - known);
     if (reason) {
         drop(engine, flow, direction, view, reason);
         return;
     }
     stream_restore(stream, view);
-    struct nq_cursor cursor = { view->payload + known, view->payload + known, view->payload + view->payload_len };
-    reason = listen(engine, flow, direction, view, &cursor);
-    if (!reason && !was_opaque && flow->session.mode == MODE_OPAQUE && flow->stream[0].held)
-        reason = REASON_TLS_INJECTION; /* CVE-2011-0411: it came before the server agreed */
+    reason = judge_fresh(engine, flow, direction, view, view->payload + known, &taken);
     if (reason) {
         drop_id(engine, view->packet->id, reason);
         refuse(engine, flow, direction, reason);
         return;
     }
-    uint32_t taken = (uint32_t)(cursor.at - cursor.begin);
-    if (taken)
-        stream_store(stream, &engine->pool, &engine->settings, view->packet, cursor.begin, taken);
-    if (taken < fresh) {
+    if (known + taken < view->payload_len) {
         accept_part(engine, flow, direction, view, known + taken);
         return;
     }
     if (view->flags & NQ_FIN)
         take_fin(engine, flow, direction);
+    accept(engine, view);
+}
+
+/* Behind a hole in message data, octets that need no edit wherever the data stood before them may go at once: the ends'
+ * own loss recovery then works, where holding would cost most of the goodput. */
+static bool may_go_ahead(const struct nq_flow *flow, unsigned direction, const struct nq_view *view)
+{
+    uint8_t mode = flow->session.mode;
+    if ((view->flags & NQ_FIN) || stream_ahead_touches(&flow->stream[direction], view))
+        return false;
+    if (mode == MODE_OPAQUE)
+        return true;
+    return mode == MODE_BODY && direction == 0 && !scan_may_end_data(view->payload, view->payload + view->payload_len);
+}
+
+static void behind_hole(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view)
+{
+    struct nq_stream *stream = &flow->stream[direction];
+    if (stream_ahead_covers(stream, view)) {
+        stream_restore(stream, view);
+        accept(engine, view);
+        return;
+    }
+    if (!may_go_ahead(flow, direction, view)) {
+        hold(engine, flow, direction, view);
+        return;
+    }
+    enum nq_reason reason = stream_go_ahead(stream, &engine->pool, &engine->settings, view);
+    if (reason) {
+        drop(engine, flow, direction, view, reason);
+        return;
+    }
+    engine_count(engine, COUNT_AHEAD);
     accept(engine, view);
 }
 
@@ -408,7 +474,7 @@ static void carry(struct nq_engine *engine, struct nq_flow *flow, unsigned direc
         accept(engine, view);
         break;
     case PLACE_AHEAD:
-        hold(engine, flow, direction, view);
+        behind_hole(engine, flow, direction, view);
         break;
     case PLACE_NEXT:
         if (direction == 0 && view->payload_len && session_waits(&flow->session))

@@ -288,6 +288,8 @@ enum nq_token scan_command(struct nq_line *line, const struct nq_automaton *verb
 enum nq_token scan_reply(struct nq_line *line, const struct nq_automaton *keywords, struct nq_cursor *cursor);
 enum nq_token scan_line(struct nq_line *line, struct nq_cursor *cursor);
 enum nq_token scan_body(uint8_t *state, struct nq_cursor *cursor);
+/* Can the data end within these octets, whatever stood before them? A dot at the very beginning of a line counts. */
+bool scan_may_end_data(const uint8_t *at, const uint8_t *end);
 
 /* ---- smtp_session.c: two machines, client and server, coupled by the commands that await a reply ------------------ */
 
@@ -385,7 +387,8 @@ struct nq_stream {
     uint32_t stored;            /* octets in the store */
     uint64_t decided;           /* octets decided since begin */
     uint64_t packets, octets;   /* seen from the sender, for the flow's record */
-    struct nq_extent *first, *last;
+    struct nq_extent *first, *last;             /* the store: acked..next */
+    struct nq_extent *ahead, *ahead_last;       /* forwarded from behind a hole, and still to be judged */
     struct nq_held *held;       /* by sequence number */
     uint32_t in_ifindex, out_ifindex;
     uint16_t mss;               /* the largest payload that the receiver takes (RFC 9293, 3.7.1) */
@@ -413,6 +416,16 @@ enum nq_reason stream_store(struct nq_stream *stream, struct nq_pool *pool, cons
 /* May `len` octets more be stored? Asked before anything is decided. */
 enum nq_reason stream_room(const struct nq_stream *stream, const struct nq_pool *pool, const struct nq_settings *settings,
                            uint32_t len);
+/* Keep a copy of a segment's octets behind a hole that are forwarded before they are judged. */
+enum nq_reason stream_go_ahead(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
+                               const struct nq_view *view);
+/* Do octets that went ahead cover the whole segment, or touch it at all? */
+bool stream_ahead_covers(const struct nq_stream *stream, const struct nq_view *view);
+bool stream_ahead_touches(const struct nq_stream *stream, const struct nq_view *view);
+/* The octets that went ahead and begin at next, to be judged now; NULL where there are none. What was decided meanwhile is
+ * taken off. stream_adopt() puts them into the store. */
+struct nq_extent *stream_ahead_due(struct nq_stream *stream, struct nq_pool *pool);
+void stream_adopt(struct nq_stream *stream);
 /* Keep a whole packet until its octets can be decided. */
 enum nq_reason stream_hold(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
                            const struct nq_view *view, uint64_t now);

@@ -59,7 +59,8 @@ struct nq_queue {
     uint32_t pending_count;
     struct nq_output pending[PENDING];  /* verdicts not yet sent */
     struct batch batch;
-    uint32_t slots;                     /* blocks in hand; SLOTS unless the pool is empty */
+    uint32_t slots;                     /* blocks in hand */
+    uint32_t slots_max;                 /* at most SLOTS, and a quarter of the pool */
     struct nq_block *blocks[SLOTS];
     struct iovec into[SLOTS];
     struct mmsghdr messages[SLOTS];
@@ -493,8 +494,9 @@ static void datagram(struct nq_queue *queue, struct nq_block *block, uint8_t *at
 
 /* ---- slots ------------------------------------------------------------------------------------------------------ */
 
-/* A block that the engine has kept is the engine's; the slot takes a fresh one. Without blocks the reserve receives, and
- * the engine copies what it wants to keep. */
+/* A block that the engine has kept is the engine's; the slot takes a fresh one, but never one of the last that are free:
+ * those are the engine's, too, or nothing could be stored and all mail would stand. Without blocks the reserve receives,
+ * and the engine copies what it wants to keep. */
 static void slots_refill(struct nq_queue *queue)
 {
     for (uint32_t i = 0; i < queue->slots;) {
@@ -507,9 +509,9 @@ static void slots_refill(struct nq_queue *queue)
         block_drop(queue->pool, block);
         queue->blocks[i] = queue->blocks[--queue->slots];
     }
-    while (queue->slots < SLOTS && (queue->blocks[queue->slots] = pool_large(queue->pool)))
-        queue->slots++;
-    if (queue->slots < SLOTS)
+    while (queue->slots < queue->slots_max && queue->pool->large_free > queue->slots_max)
+        queue->blocks[queue->slots++] = pool_large(queue->pool);
+    if (queue->slots < queue->slots_max)
         engine_count(queue->engine, COUNT_SLOTS_SHORT);
 }
 
@@ -664,6 +666,7 @@ struct nq_queue *nq_queue_new(const struct nq_queue_settings *settings, struct n
         nq_queue_free(queue);
         return NULL;
     }
+    queue->slots_max = queue->pool->large_free / 4 < SLOTS ? queue->pool->large_free / 4 : SLOTS;
     slots_refill(queue);
     return queue;
 }

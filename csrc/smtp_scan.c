@@ -261,3 +261,19 @@ enum nq_token scan_body(uint8_t *state, struct nq_cursor *cursor)
     }
     return TOKEN_NONE;
 }
+
+bool scan_may_end_data(const uint8_t *at, const uint8_t *end)
+{
+    static const char ends[][5] = { "\n.\r\n", ".\r\n" };
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
+        size_t len = strlen(ends[i]);
+        if ((size_t)(end - at) >= len && memcmp(at, ends[i], len) == 0)
+            return true;
+    }
+    while ((at = find_dot_line(at, end)) < end) {
+        at += 3;
+        if (end - at >= 2 && at[0] == '\r' && at[1] == '\n')
+            return true;
+    }
+    return false;
+}

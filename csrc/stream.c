@@ -69,11 +69,11 @@ static bool blank_arrived(const struct nq_stream *stream, struct nq_view *view)
     return true;
 }
 
-bool stream_restore(const struct nq_stream *stream, struct nq_view *view)
+static bool overlay(const struct nq_extent *extent, struct nq_view *view)
 {
-    bool differs = blank_arrived(stream, view);
+    bool differs = false;
     uint32_t end = view->seq + view->payload_len;
-    for (const struct nq_extent *extent = stream->first; extent && seq_before(extent->seq, end); extent = extent->next) {
+    for (; extent && seq_before(extent->seq, end); extent = extent->next) {
         uint32_t from = seq_max(extent->seq, view->seq);
         uint32_t to = seq_min(extent->seq + extent->len, end);
         if (!seq_before(from, to))
@@ -84,6 +84,14 @@ bool stream_restore(const struct nq_stream *stream, struct nq_view *view)
         memcpy(theirs, ours, to - from);
         differs = true;
     }
+    return differs;
+}
+
+bool stream_restore(const struct nq_stream *stream, struct nq_view *view)
+{
+    bool differs = blank_arrived(stream, view);
+    differs |= overlay(stream->first, view);
+    differs |= overlay(stream->ahead, view);
     view->edited |= differs;
     return differs;
 }
@@ -105,25 +113,36 @@ enum nq_reason stream_room(const struct nq_stream *stream, const struct nq_pool 
     return REASON_MEMORY;
 }
 
-static struct nq_extent *new_extent(struct nq_stream *stream, struct nq_pool *pool)
-{
-    struct nq_extent *extent = pool_extent(pool);
-    if (!extent)
-        return NULL;
-    if (stream->last)
-        stream->last->next = extent;
-    else
-        stream->first = extent;
-    stream->last = extent;
-    extent->seq = stream->next;
-    return extent;
-}
-
 static void append_copy(struct nq_extent *extent, const uint8_t *data, uint32_t len)
 {
     memcpy(extent->block->data + extent->block->used, data, len);
     extent->block->used += len;
     extent->len += len;
+}
+
+/* stream_room() has said that there is an extent and a block. */
+static struct nq_extent *new_extent(struct nq_pool *pool, const struct nq_packet *packet, uint32_t seq, uint8_t *data,
+                                    uint32_t len)
+{
+    struct nq_extent *extent = pool_extent(pool);
+    extent->seq = seq;
+    if (packet->block && len > NQ_COPY_MAX) {
+        packet->block->refs++;
+        extent->block = packet->block;
+        extent->data = data;
+        extent->len = len;
+        return extent;
+    }
+    extent->block = len > NQ_COPY_MAX ? pool_large(pool) : pool_small(pool);
+    extent->data = extent->block->data;
+    append_copy(extent, data, len);
+    return extent;
+}
+
+static void link_last(struct nq_extent **first, struct nq_extent **last, struct nq_extent *extent)
+{
+    *(*last ? &(*last)->next : first) = extent;
+    *last = extent;
 }
 
 enum nq_reason stream_store(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
@@ -134,24 +153,91 @@ enum nq_reason stream_store(struct nq_stream *stream, struct nq_pool *pool, cons
         return reason;
     if (len <= NQ_COPY_MAX && fits_last(stream, len))
         append_copy(stream->last, data, len);
-    else {
-        struct nq_extent *extent = new_extent(stream, pool);
-        if (packet->block && len > NQ_COPY_MAX) {
-            packet->block->refs++;
-            extent->block = packet->block;
-            extent->data = data;
-            extent->len = len;
-        } else {
-            extent->block = len > NQ_COPY_MAX ? pool_large(pool) : pool_small(pool);
-            extent->data = extent->block->data;
-            append_copy(extent, data, len);
-        }
-    }
+    else
+        link_last(&stream->first, &stream->last, new_extent(pool, packet, stream->next, data, len));
     stream->stored += len;
     stream->decided += len;
     stream->next += len;
     return REASON_NONE;
 }
+
+/* ---- octets that go ahead of a hole ---- */
+
+bool stream_ahead_covers(const struct nq_stream *stream, const struct nq_view *view)
+{
+    uint32_t at = view->seq, end = view->seq + view->payload_len;
+    for (const struct nq_extent *extent = stream->ahead; extent && seq_before(at, end); extent = extent->next)
+        if (!seq_after(extent->seq, at) && seq_after(extent->seq + extent->len, at))
+            at = extent->seq + extent->len;
+    return !seq_before(at, end) && !(view->flags & NQ_FIN);
+}
+
+bool stream_ahead_touches(const struct nq_stream *stream, const struct nq_view *view)
+{
+    uint32_t end = view->seq + view->payload_len;
+    for (const struct nq_extent *extent = stream->ahead; extent && seq_before(extent->seq, end); extent = extent->next)
+        if (seq_after(extent->seq + extent->len, view->seq))
+            return true;
+    return false;
+}
+
+enum nq_reason stream_go_ahead(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
+                               const struct nq_view *view)
+{
+    enum nq_reason reason = stream_room(stream, pool, settings, view->payload_len);
+    if (reason)
+        return reason;
+    struct nq_extent *extent = new_extent(pool, view->packet, view->seq, view->payload, view->payload_len);
+    stream->stored += extent->len;
+    if (!stream->ahead_last || seq_after(extent->seq, stream->ahead_last->seq)) {
+        link_last(&stream->ahead, &stream->ahead_last, extent);
+        return REASON_NONE;
+    }
+    struct nq_extent **at = &stream->ahead;
+    while (seq_before((*at)->seq, extent->seq))
+        at = &(*at)->next;
+    extent->next = *at;
+    *at = extent;
+    return REASON_NONE;
+}
+
+static struct nq_extent *unlink_ahead(struct nq_stream *stream)
+{
+    struct nq_extent *extent = stream->ahead;
+    stream->ahead = extent->next;
+    if (!stream->ahead)
+        stream->ahead_last = NULL;
+    extent->next = NULL;
+    return extent;
+}
+
+struct nq_extent *stream_ahead_due(struct nq_stream *stream, struct nq_pool *pool)
+{
+    while (stream->ahead && !seq_after(stream->ahead->seq, stream->next)) {
+        struct nq_extent *extent = stream->ahead;
+        uint32_t known = stream->next - extent->seq;
+        if (known < extent->len) {
+            extent->seq += known;
+            extent->data += known;
+            extent->len -= known;
+            stream->stored -= known;
+            return extent;
+        }
+        stream->stored -= extent->len;
+        extent_drop(pool, unlink_ahead(stream));
+    }
+    return NULL;
+}
+
+void stream_adopt(struct nq_stream *stream)
+{
+    struct nq_extent *extent = unlink_ahead(stream);
+    link_last(&stream->first, &stream->last, extent);
+    stream->decided += extent->len;
+    stream->next += extent->len;
+}
+
+/* ---- packets that wait ---- */
 
 /* The whole packet, headers and all: its verdict may have to carry it. */
 static bool keep_packet(struct nq_held *held, struct nq_pool *pool, const struct nq_view *view)
@@ -216,13 +302,19 @@ struct nq_held *stream_expired(struct nq_stream *stream, uint64_t before)
     return stream->held && stream->held->since < before ? take_first(stream) : NULL;
 }
 
-void stream_end(struct nq_stream *stream, struct nq_pool *pool)
+static void drop_all(struct nq_extent **first, struct nq_extent **last, struct nq_pool *pool)
 {
-    while (stream->first) {
-        struct nq_extent *gone = stream->first;
-        stream->first = gone->next;
+    while (*first) {
+        struct nq_extent *gone = *first;
+        *first = gone->next;
         extent_drop(pool, gone);
     }
-    stream->last = NULL;
+    *last = NULL;
+}
+
+void stream_end(struct nq_stream *stream, struct nq_pool *pool)
+{
+    drop_all(&stream->first, &stream->last, pool);
+    drop_all(&stream->ahead, &stream->ahead_last, pool);
     stream->stored = 0;
 }

@@ -307,3 +307,64 @@ def test_drain_decides_what_is_held_and_records_what_lives():
     wire.drain()
     assert held in wire.dropped and wire.counter("flows") == 0
     assert wire.events[-1].reason == "stopped"
+
+
+def in_data():
+    wire = greeted()
+    wire.say(C, b"DATA\r\n")
+    wire.say(S, b"354 go\r\n")
+    return wire, wire.ends[C].isn + 1 + wire.ends[C].sent
+
+
+def test_octets_behind_a_hole_in_data_go_at_once():
+    wire, base = in_data()
+    body = b"".join(b"line %d of the message\r\n" % n for n in range(40)) + b".\r\n"
+    pieces = [(at, body[at:at + 50]) for at in range(0, len(body), 50)]
+    for at, piece in pieces[1:]:
+        wire.send(wire.segment(C, piece, seq=base + at))
+        last = at + 50 >= len(body)
+        assert (wire.ends[S].segments[-1].payload == piece) is not last
+    assert wire.at_server == b"DATA\r\n"
+    wire.send(wire.segment(C, b"A LIE" * 10, seq=base + 100))
+    assert wire.ends[S].segments[-1].payload == body[100:150]
+    wire.send(wire.segment(C, pieces[0][1], seq=base))
+    assert wire.counter("messages") == 1 and not wire.ends[S].reset
+    assert wire.counter("ahead") == len(pieces) - 2
+    wire.acknowledge = False
+    for at, piece in pieces:
+        wire.send(wire.segment(C, piece, seq=base + at))
+    assert wire.at_server == b"DATA\r\n" + body
+
+
+def test_a_filler_that_proves_a_forwarded_octet_wrong_never_arrives():
+    wire, base = in_data()
+    wire.send(wire.segment(C, b"EXPN everybody\r\n", seq=base + 10))
+    assert wire.ends[S].segments[-1].payload == b"EXPN everybody\r\n"
+    wire.send(wire.segment(C, b"hello\r\n.\r\n", seq=base))
+    assert wire.at_server == b"DATA\r\n" and wire.ends[S].reset and wire.ends[C].reset
+    assert [e.reason for e in wire.events if e.type is EventType.RESET] == ["forwarded-octet-wrong"]
+
+
+def test_a_filler_may_end_the_data_where_what_follows_is_allowed():
+    wire, base = in_data()
+    wire.send(wire.segment(C, b"NOOP\r\nQUIT\r\n", seq=base + 10))
+    wire.send(wire.segment(C, b"hello\r\n.\r\n", seq=base))
+    assert not wire.ends[S].reset and wire.counter("messages") == 1
+    assert wire.counter("commands") == 3
+
+
+def test_a_filler_longer_than_its_hole_keeps_what_went_ahead():
+    wire, base = in_data()
+    wire.acknowledge = False
+    wire.send(wire.segment(C, b"0123456789", seq=base + 10))
+    wire.send(wire.segment(C, b"abcdefghijABCDEFGHIJKLMNO", seq=base))
+    assert wire.ends[S].segments[-1].payload == b"abcdefghij0123456789KLMNO"
+
+
+def test_commands_behind_a_hole_wait():
+    wire = greeted()
+    base = wire.ends[C].isn + 1
+    wire.send(wire.segment(C, b"NOOP\r\n", seq=base + 6))
+    assert wire.at_server == b"" and wire.counter("held") == 1
+    wire.send(wire.segment(C, b"RSET\r\n", seq=base))
+    assert wire.at_server == b"RSET\r\nNOOP\r\n"
