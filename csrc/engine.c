@@ -477,7 +477,9 @@ static void carry(struct nq_engine *engine, struct nq_flow *flow, unsigned direc
         behind_hole(engine, flow, direction, view);
         break;
     case PLACE_NEXT:
-        if (direction == 0 && view->payload_len && session_waits(&flow->session))
+        if (stream->fin) /* held since before the FIN came: it begins with an octet in the FIN's place */
+            drop(engine, flow, direction, view, REASON_AFTER_FIN);
+        else if (direction == 0 && view->payload_len && session_waits(&flow->session))
             hold(engine, flow, direction, view);
         else
             decide(engine, flow, direction, view);
@@ -537,7 +539,7 @@ static struct nq_flow *flow_for(struct nq_engine *engine, const struct nq_view *
         remove_flow(engine, flow, REASON_REOPENED);
         flow = NULL;
     }
-    if (flow && flow_reopened(flow, *direction, view))
+    if (flow && flow_reopened(&engine->flows, flow, *direction, view))
         reopen(engine, flow);
     if (flow)
         return flow;

@@ -260,15 +260,25 @@ bool flow_replaced(const struct nq_flow *flow, unsigned direction, const struct 
     return syn && over && !again;
 }
 
-bool flow_reopened(const struct nq_flow *flow, unsigned direction, const struct nq_view *view)
+static bool bound(const struct nq_flow_table *table, const struct nq_stream *own, const struct nq_packet *packet)
+{
+    return !table->binding || (packet->in_ifindex == own->in_ifindex && packet->out_ifindex == own->out_ifindex);
+}
+
+bool flow_reopened(const struct nq_flow_table *table, const struct nq_flow *flow, unsigned direction,
+                   const struct nq_view *view)
 {
     bool syn_ack = (view->flags & (NQ_SYN | NQ_ACK | NQ_RST | NQ_FIN)) == (NQ_SYN | NQ_ACK);
-    return flow->reopening && direction == 1 && syn_ack && view->ack == flow->reopening_isn + 1;
+    return flow->reopening && direction == 1 && syn_ack && view->ack == flow->reopening_syn.isn + 1 &&
+           bound(table, &flow->stream[1], view->packet);
 }
 
 void flow_reopen(struct nq_flow_table *table, struct nq_flow *flow, uint64_t now)
 {
-    stream_begin(&flow->stream[0], flow->reopening_isn);
+    const struct nq_syn *syn = &flow->reopening_syn;
+    stream_begin(&flow->stream[0], syn->isn);
+    flow->syn_window = syn->window;
+    take_options(flow, 0, &(struct nq_tcp_options){ .mss = syn->mss, .window_scale = syn->window_scale });
     flow->reopening = false;
     flow->recorded = false;
     flow->ended_by = 0;
@@ -292,11 +302,11 @@ static enum nq_reason on_syn(struct nq_flow_table *table, struct nq_flow *flow, 
         if (view->seq + 1 == flow->stream[0].begin)
             return REASON_NONE;
         flow->reopening = true;
-        flow->reopening_isn = view->seq;
-    } else {
-        stream_begin(&flow->stream[0], view->seq);
-        flow_on(table, flow, ON_SYN, now);
+        flow->reopening_syn = (struct nq_syn){ view->seq, view->window, options->mss, options->window_scale };
+        return REASON_NONE;
     }
+    stream_begin(&flow->stream[0], view->seq);
+    flow_on(table, flow, ON_SYN, now);
     flow->syn_window = view->window;
     take_options(flow, 0, options);
     return REASON_NONE;
@@ -365,8 +375,8 @@ static enum nq_reason acceptable(const struct nq_flow *flow, unsigned direction,
         return REASON_HANDSHAKE;
     if (own->fin && seq_after(end, own->next))
         return REASON_AFTER_FIN;
-    if (flow->state == FLOW_CLOSED && seq_after(end, own->next))
-        return REASON_DEAD;
+    if (flow->state == FLOW_CLOSED && seq_after(end, own->acked))
+        return REASON_DEAD; /* the store is gone, and a receiver that lost octets may have refused the RST */
     /* One octet beyond the window is a window probe, and FIN takes no window. */
     if (seq_before(view->seq, own->acked - OLDEST) || seq_after(end, own->edge + 1 + fin))
         return REASON_WINDOW;
@@ -394,8 +404,7 @@ static enum nq_reason on_segment(struct nq_flow_table *table, struct nq_pool *po
 enum nq_reason flow_segment(struct nq_flow_table *table, struct nq_pool *pool, struct nq_flow *flow, unsigned direction,
                             struct nq_view *view, uint64_t now)
 {
-    const struct nq_stream *own = &flow->stream[direction];
-    if (table->binding && (view->packet->in_ifindex != own->in_ifindex || view->packet->out_ifindex != own->out_ifindex))
+    if (!bound(table, &flow->stream[direction], view->packet))
         return REASON_DIRECTION;
     if (view->flags & NQ_SYN)
         return on_handshake(table, pool, flow, direction, view, now);

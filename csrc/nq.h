@@ -458,6 +458,12 @@ struct nq_key {                 /* the lower end first, so that both directions 
     uint32_t interfaces[2];     /* the unordered pair; 0, 0 where binding is off */
 };
 
+struct nq_syn {                 /* what a SYN said that is not believed yet */
+    uint32_t isn, window;
+    uint16_t mss;
+    uint8_t window_scale;
+};
+
 struct nq_flow {
     struct nq_key key;
     uint32_t chain;             /* next slot in the bucket */
@@ -469,7 +475,7 @@ struct nq_flow {
     bool recorded;              /* its record is written */
     uint8_t ended_by;           /* enum nq_reason */
     bool answers_reset;         /* dead, and its ends are told so with a RST */
-    uint32_t reopening_isn;
+    struct nq_syn reopening_syn;
     uint32_t syn_window;        /* what the originator offered in its SYN */
     uint64_t id;
     uint64_t started, seen;     /* ns */
@@ -515,7 +521,8 @@ enum nq_reason flow_segment(struct nq_flow_table *table, struct nq_pool *pool, s
 /* Does this SYN begin a new connection in the place of one that is over? */
 bool flow_replaced(const struct nq_flow *flow, unsigned direction, const struct nq_view *view);
 /* Does this SYN-ACK confirm a SYN that came while the flow was alive (an end that forgot it; RFC 9293, 3.5.3)? */
-bool flow_reopened(const struct nq_flow *flow, unsigned direction, const struct nq_view *view);
+bool flow_reopened(const struct nq_flow_table *table, const struct nq_flow *flow, unsigned direction,
+                   const struct nq_view *view);
 /* Begin anew as if only the SYN that reopens had been seen; the streams must have been ended. */
 void flow_reopen(struct nq_flow_table *table, struct nq_flow *flow, uint64_t now);
 
