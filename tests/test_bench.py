@@ -9,11 +9,19 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from bench.bench import Benchmark, Extent
+from bench.loads import Bulk
 from bench.programs import CHECKOUT, program
 from bench.report import Report, Sample
+from bench.systems import Observer, System, inspecting
+from rich.console import Console
+
+from nfqguard.lab.topology import Lab
 
 SIZES = [2048, 2049, 2050, 2123, 2124, 2125, 2126, 4096, 100_003, 3_000_001]
 TIMEOUT = ["--timeout", "20"]
@@ -143,8 +151,44 @@ def tool_missing() -> str | None:
     return None if Path("/proc/net/netfilter/nfnetlink_queue").exists() else "this kernel has no NFQUEUE"
 
 
+on_a_gateway = pytest.mark.skipif(tool_missing() is not None, reason=str(tool_missing()))
+
+
+class Bystander(System):
+    """Binds the queue, but nothing brings packets to it."""
+
+    name = "bystander"
+
+    @contextmanager
+    def in_path(self, lab: Lab, folder: Path) -> Iterator[Observer]:
+        with inspecting(lab, [program("accept_all"), *TIMEOUT], folder / "log") as observer:
+            yield observer
+
+
+class Quitter(System):
+    """Ends before it has bound anything."""
+
+    name = "quitter"
+
+    @contextmanager
+    def in_path(self, lab: Lab, folder: Path) -> Iterator[Observer]:
+        with inspecting(lab, ["sh", "-c", "echo cannot; exit 7"], folder / "log") as observer:
+            yield observer
+
+
 @pytest.mark.system
-@pytest.mark.skipif(tool_missing() is not None, reason=str(tool_missing()))
+@on_a_gateway
+def test_a_system_that_is_not_in_the_path_gets_no_figure() -> None:
+    report = Report({}, {"bulk": "GB"})
+    Benchmark([Bulk()], [Bystander(), Quitter()], Extent(1, 0.1), report, Console(quiet=True), "bench-void").run()
+    assert report.samples == []
+    reasons = {failure.system: failure.reason for failure in report.failures}
+    assert "not in the path" in reasons["bystander"]
+    assert "status 7" in reasons["quitter"] and "cannot" in reasons["quitter"]
+
+
+@pytest.mark.system
+@on_a_gateway
 def test_a_quick_run_writes_its_report(tmp_path: Path) -> None:
     output = tmp_path / "report.json"
     done = subprocess.run(

@@ -4,8 +4,10 @@ Exit status: 0 measured; 1 some run gave no figure; 2 wrong arguments; 3 void, f
 """
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import click
 from rich.console import Console
@@ -23,6 +25,8 @@ from .systems import SYSTEMS
 EXIT_INCOMPLETE = 1
 EXIT_VOID = 3
 LOG_COLUMNS = 110
+BUSY = 0.4
+"""Load per core from which on a machine is not idle."""
 FULL = Extent(rounds=5, seconds=2.0)
 QUICK = Extent(rounds=1, seconds=0.5)
 
@@ -43,6 +47,9 @@ def main(rounds: int | None, scenarios: tuple[str, ...], systems: tuple[str, ...
     machine = describe()
     report = Report(machine, {load.name: load.cpu_unit for load in loads})
     console.print(line(machine))
+    if float(machine["load"]) > BUSY * int(machine["cores"]):
+        console.print(f"this machine is busy (load {machine['load']}): the figures will be low, and far apart")
+    signal.signal(signal.SIGTERM, _terminated)
     benchmark = Benchmark(loads, [system for name, system in SYSTEMS.items() if not systems or name in systems],
                           Extent(rounds or extent.rounds, extent.seconds), report, console, prefix)
     try:
@@ -54,6 +61,11 @@ def main(rounds: int | None, scenarios: tuple[str, ...], systems: tuple[str, ...
     sys.exit(_conclude(report, console, output))
 
 
+def _terminated(number: int, frame: object) -> NoReturn:
+    """Ends by an exception, so that namespaces and processes go."""
+    sys.exit(128 + number)
+
+
 def _conclude(report: Report, console: Console, output: Path) -> int:
     """Print the report and what is to be thought of it; returns the exit status."""
     console.print(report.table())
@@ -61,7 +73,7 @@ def _conclude(report: Report, console: Console, output: Path) -> int:
         console.print(f"no figure: {failure.scenario}, {failure.system}: {failure.reason}")
     console.print(f"the same as JSON: {output}")
     if reasons := report.void():
-        console.print(f"VOID: {'; '.join(reasons)}. Something else used the machine: run it again when it is idle.")
+        console.print(f"VOID: {'; '.join(reasons)}. No ratio above means anything: run it again on an idle machine.")
         return EXIT_VOID
     return EXIT_INCOMPLETE if report.failures else 0
 

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 
 
-def describe() -> dict[str, str | int]:
-    """Processor, cores, kernel, memory in octets, distribution, and Python."""
+def describe() -> dict[str, str | int | float]:
+    """Processor, cores, kernel, memory in octets, distribution, Python, and the load of the last minute."""
     return {
         "cpu": _first(r"model name\s*:\s*(.+)", "/proc/cpuinfo") or platform.machine(),
         "cores": os.cpu_count() or 1,
@@ -17,10 +17,11 @@ def describe() -> dict[str, str | int]:
         "distribution": _first(r'PRETTY_NAME="?([^"\n]+)', "/etc/os-release") or "unknown",
         "hypervisor": "yes" if _first(r"^flags\s*:.*\b(hypervisor)\b", "/proc/cpuinfo") else "none seen",
         "python": platform.python_version(),
+        "load": round(os.getloadavg()[0], 2),
     }
 
 
-def line(machine: dict[str, str | int]) -> str:
+def line(machine: dict[str, str | int | float]) -> str:
     """The same in one line."""
     memory = int(machine["memory_octets"]) / 2**30
     virtual = ", virtual" if machine["hypervisor"] == "yes" else ""

@@ -65,7 +65,7 @@ class Report:
     cpu_units what cpu_seconds are told for, by scenario
     """
 
-    machine: dict[str, str | int]
+    machine: dict[str, str | int | float]
     cpu_units: dict[str, str]
     samples: list[Sample] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)

@@ -143,7 +143,7 @@ class NoQueue(System):
 
 
 @contextmanager
-def _plain_deployment(lab: Lab) -> Iterator[None]:
+def plain_deployment(lab: Lab) -> Iterator[None]:
     """Both directions of the mail port to the queue, without any further step."""
     steps = [["FORWARD", "-p", "tcp", side, str(PORT), "-j", "NFQUEUE", "--queue-num", str(QUEUE)]
              for side in ("--dport", "--sport")]
@@ -157,7 +157,7 @@ def _plain_deployment(lab: Lab) -> Iterator[None]:
 
 
 @contextmanager
-def _inspecting(lab: Lab, argv: Sequence[str | Path], log: Path) -> Iterator[Observer]:
+def inspecting(lab: Lab, argv: Sequence[str | Path], log: Path) -> Iterator[Observer]:
     """A process that binds the queue, from the moment that it does."""
     with log.open("wb") as output:
         process = lab.gateway.popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=CHECKOUT)
@@ -189,7 +189,7 @@ class AcceptAll(System):
     @contextmanager
     def in_path(self, lab: Lab, folder: Path) -> Iterator[Observer]:
         argv: list[str | Path] = [program("accept_all"), "--queue", str(QUEUE), "--timeout", "600"]
-        with _plain_deployment(lab), _inspecting(lab, argv, folder / "accept-all.log") as observer:
+        with plain_deployment(lab), inspecting(lab, argv, folder / "accept-all.log") as observer:
             yield observer
 
 
@@ -203,7 +203,7 @@ class Scapy(System):
     @contextmanager
     def in_path(self, lab: Lab, folder: Path) -> Iterator[Observer]:
         argv: list[str | Path] = [sys.executable, SOURCES / "scapy_mask.py", str(QUEUE)]
-        with _plain_deployment(lab), _inspecting(lab, argv, folder / "scapy.log") as observer:
+        with plain_deployment(lab), inspecting(lab, argv, folder / "scapy.log") as observer:
             yield observer
 
 
@@ -224,7 +224,7 @@ class Nfqguard(System):
         rules = [*command, "rules"]
         try:
             self._deploy(lab, [*rules, "apply", "-c", str(configuration)])
-            with _inspecting(lab, [*command, "run", "-c", str(configuration)], folder / f"{self.name}.log") as observer:
+            with inspecting(lab, [*command, "run", "-c", str(configuration)], folder / f"{self.name}.log") as observer:
                 yield observer
         finally:
             with suppress(RunError):
