@@ -148,13 +148,13 @@ class Daemon:
     def _wait(self) -> None:
         """Until a signal ends us or a worker has died. SIGHUP opens the output anew, for logrotate."""
         while all(worker.alive for worker in self._workers):
-            received = signal.sigtimedwait(SIGNALS, STATUS_INTERVAL)
+            received = _next_signal(STATUS_INTERVAL)
             if received is None:
                 self._notifier.status(self._status())
-            elif received.si_signo == signal.SIGHUP:
+            elif received == signal.SIGHUP:
                 self._reopen.set()
             else:
-                log.info("stopping on %s", signal.Signals(received.si_signo).name)
+                log.info("stopping on %s", received.name)
                 return
 
     def _stop(self) -> None:
@@ -174,6 +174,7 @@ class Daemon:
     def _finish(self) -> None:
         """The records of all flows and what was counted, while the queues are still bound and the kernel's counters
         are there."""
+        log.info("stopped; %s", self._status())
         for worker in self._workers:
             worker.drain()
             self._write_events(worker)
@@ -216,6 +217,13 @@ def _settings(configuration: Configuration) -> Settings:
 def _queue_settings(number: int, configuration: Configuration) -> QueueSettings:
     deployment = configuration.deployment
     return QueueSettings(number, fail_open=deployment.on_overload == "accept", own_mark=deployment.own_mark)
+
+
+def _next_signal(timeout: float) -> signal.Signals | None:
+    """One of SIGNALS, or None after `timeout` seconds. CPython's sigtimedwait() returns what happens to lie in memory
+    when a SIGSTOP and SIGCONT have used the time up."""
+    received = signal.sigtimedwait(SIGNALS, timeout)
+    return signal.Signals(received.si_signo) if received and received.si_signo in SIGNALS else None
 
 
 @contextmanager

@@ -10,7 +10,8 @@ log = logging.getLogger(__name__)
 
 
 class Notifier:
-    """The service manager's ear. A manager that does not listen never stops the service."""
+    """The service manager's ear. A manager that does not listen is told less, and never waited for: what waits here
+    would hear no signal."""
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
         """Read NOTIFY_SOCKET (a path, or a name in the abstract namespace behind an at sign)."""
@@ -32,8 +33,8 @@ class Notifier:
     def _send(self, message: str) -> None:
         if not self._address:
             return
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
             try:
                 sender.sendto(message.encode(), self._address)
             except OSError as error:
-                log.warning("systemd was not told %s: %s", message, error)
+                log.debug("the service manager was not told %s: %s", message, error)
