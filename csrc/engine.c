@@ -664,7 +664,7 @@ const struct nq_result *nq_engine_tick(struct nq_engine *engine, uint64_t now)
 const struct nq_result *nq_engine_drain(struct nq_engine *engine, uint64_t now)
 {
     begin(engine, now);
-    for (uint32_t i = 1; i <= engine->settings.flows; i++)
+    for (uint32_t i = 1; i <= engine->settings.flows && !ring_full(&engine->ring); i++)
         if (engine->flows.slots[i].state != FLOW_FREE)
             remove_flow(engine, &engine->flows.slots[i], REASON_STOPPED);
     return &engine->result;

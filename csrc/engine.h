@@ -124,7 +124,8 @@ const struct nq_result *nq_engine_packet(struct nq_engine *engine, const struct 
 /* ENTRY TWO. Let time pass: expire what is due. Call it about once a second, and more often where holding matters. */
 const struct nq_result *nq_engine_tick(struct nq_engine *engine, uint64_t now);
 
-/* End every flow (its record becomes an event) and drop what is held. For a stop. */
+/* End the flows (their records become events) and drop what is held. For a stop. Ends no more of them than the event ring
+ * has room for: take the events and call again until the counter "flows" is 0. */
 const struct nq_result *nq_engine_drain(struct nq_engine *engine, uint64_t now);
 
 /* ---- counters --------------------------------------------------------------------------------------------------- */

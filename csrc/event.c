@@ -29,6 +29,12 @@ void ring_end(struct nq_ring *ring)
     ring->slots = NULL;
 }
 
+bool ring_full(const struct nq_ring *ring)
+{
+    uint32_t tail = atomic_load_explicit(&ring->tail, memory_order_acquire);
+    return atomic_load_explicit(&ring->head, memory_order_relaxed) - tail > ring->mask;
+}
+
 struct nq_event *ring_slot(struct nq_ring *ring)
 {
     uint32_t head = atomic_load_explicit(&ring->head, memory_order_relaxed);

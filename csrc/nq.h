@@ -556,6 +556,7 @@ struct nq_ring {
 
 bool ring_init(struct nq_ring *ring, uint32_t slots);
 void ring_end(struct nq_ring *ring);
+bool ring_full(const struct nq_ring *ring);
 /* The next slot to fill, zeroed, or NULL where the reader is behind; ring_publish() hands it over. */
 struct nq_event *ring_slot(struct nq_ring *ring);
 void ring_publish(struct nq_ring *ring);

@@ -79,9 +79,14 @@ class Worker:
             for event in batch:
                 yield replace(event, time=self.queue.wall(event.time), started=self.queue.wall(event.started))
 
-    def drain(self) -> None:
-        """End the flows; their records become events. After `join()` only."""
-        self.engine.drain(self.queue.now())
+    def drain(self) -> Iterator[Event]:
+        """End the flows; yields what waits in the ring and their records. After `join()` only."""
+        while True:
+            yield from self.events()
+            self.engine.drain(self.queue.now())
+            if not self.engine.counters()["flows"]:
+                break
+        yield from self.events()
 
     def close(self) -> None:
         """Give everything back; the loop must have stopped, for unbinding reads on its descriptor."""
@@ -176,8 +181,8 @@ class Daemon:
         are there."""
         log.info("stopped; %s", self._status())
         for worker in self._workers:
-            worker.drain()
-            self._write_events(worker)
+            for event in worker.drain():
+                self._output.write(event, worker.number)
             self._output.statistics(worker.number, worker.engine.counters(), kernel_queue(worker.number))
 
     def _close(self) -> None:

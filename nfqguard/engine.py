@@ -232,7 +232,8 @@ class Engine:
         return _outputs(lib.nq_engine_tick(self.pointer, now_ns))
 
     def drain(self, now_ns: int) -> list[Output]:
-        """End flows, for a stop: their records become events and what they hold is dropped."""
+        """End flows, for a stop: their records become events and what they hold is dropped. Ends no more of them than
+        the event ring has room for: take the events and call again until the counter "flows" is 0."""
         return _outputs(lib.nq_engine_drain(self.pointer, now_ns))
 
     def counters(self) -> dict[str, int]:

@@ -192,6 +192,8 @@ class Replay:
         if self._now < 0:
             return
         self._emit(self._engine.drain(self._now))
+        while self._engine.counters()["flows"]:
+            self._emit(self._engine.drain(self._now))
         if self._waiting:
             raise RuntimeError(f"the engine decided nothing on {len(self._waiting)} packets")
         counters = self._engine.counters()

@@ -60,28 +60,29 @@ def engine() -> Iterator[Engine]:
 class Wire:
     """One connection's packets, as the two ends would send them, given to the engine one by one."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, client: tuple[str, int] = CLIENT) -> None:
         self.engine = engine
+        self.client = client
         self.now = START
-        self._next = {CLIENT: 1000, SERVER: 9000}
+        self._next = {client: 1000, SERVER: 9000}
         self._id = 0
 
     def open(self) -> None:
-        self.send(CLIENT, flags="S")
+        self.send(self.client, flags="S")
         self.send(SERVER, flags="SA")
-        self.send(CLIENT)
+        self.send(self.client)
 
     def send(self, source: tuple[str, int], payload: bytes = b"", flags: str = "A") -> list[Output]:
         from scapy.layers.inet import IP, TCP
 
-        other = SERVER if source == CLIENT else CLIENT
+        other = self.client if source == SERVER else SERVER
         acknowledged = self._next[other] if "A" in flags else 0
         segment = TCP(sport=source[1], dport=other[1], seq=self._next[source], ack=acknowledged, flags=flags)
         packet = bytes(IP(src=source[0], dst=other[0]) / segment / payload)
         self._next[source] += len(payload) + ("S" in flags) + ("F" in flags)
         self._id += 1
         self.now += SECOND // 1000
-        interfaces = (2, 3) if source == CLIENT else (3, 2)
+        interfaces = (3, 2) if source == SERVER else (2, 3)
         return self.engine.packet(packet, self.now, self._id, *interfaces)
 
 
@@ -166,6 +167,20 @@ def test_drain_ends_flows_and_tells_their_records(engine: Engine) -> None:
     assert (event.type, event.time, event.reason) == (EventType.FLOW, wire.now + SECOND, "stopped")
     assert event.packets == (3, 3)
     assert START < event.started < event.time
+
+
+def test_drain_loses_no_record_though_the_ring_is_small() -> None:
+    engine = Engine(settings(flows=64, events=8), Policy(spec()))
+    for port in range(20):
+        wire = Wire(engine, (CLIENT[0], 50_000 + port))
+        wire.send(wire.client, flags="S")
+    records = []
+    while engine.counters()["flows"]:
+        engine.drain(START + SECOND)
+        records += engine.events()
+    assert sorted(record.client_port for record in records) == list(range(50_000, 50_020))
+    assert engine.counters()["events-lost"] == 0
+    engine.close()
 
 
 def test_tick_forgets_a_half_open_connection(engine: Engine) -> None:
