@@ -375,8 +375,9 @@ static enum nq_reason acceptable(const struct nq_flow *flow, unsigned direction,
         return REASON_HANDSHAKE;
     if (own->fin && seq_after(end, own->next))
         return REASON_AFTER_FIN;
-    if (flow->state == FLOW_CLOSED && seq_after(end, own->acked))
-        return REASON_DEAD; /* the store is gone, and a receiver that lost octets may have refused the RST */
+    /* The store is gone, and a receiver that lost octets may have refused the RST. */
+    if (flow->state == FLOW_CLOSED && end != view->seq && (!own->fin || seq_after(end, own->acked)))
+        return REASON_DEAD;
     /* One octet beyond the window is a window probe, and FIN takes no window. */
     if (seq_before(view->seq, own->acked - OLDEST) || seq_after(end, own->edge + 1 + fin))
         return REASON_WINDOW;
