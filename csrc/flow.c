@@ -393,7 +393,7 @@ static enum nq_reason on_segment(struct nq_flow_table *table, struct nq_pool *po
         return reason;
     if (flow->state == FLOW_SYN_RECEIVED)
         flow_on(table, flow, ON_ACK, now);
-    if (!seq_before(view->ack, peer->acked))
+    if (flow->state != FLOW_CLOSED && !seq_before(view->ack, peer->acked)) /* closed before the answer: there is no scale */
         stream_acknowledge(peer, pool, view->ack, view->window << own->window_scale);
     if (flow->state == FLOW_CLOSING && own->acked == own->next && peer->acked == peer->next)
         flow_on(table, flow, ON_ALL_ACKED, now);
