@@ -1,5 +1,6 @@
 /*
- * edit.c - the octets of an action. All edits keep the length; the packet is marked so that its checksums are made anew.
+ * edit.c - the octets of an action. What keeps the length is done in place, and the packet is marked so that its checksums are
+ * made anew. What changes the length is written down as a patch.
  *
  * Cisco's ASA overwrites the whole packet; here only the offending line changes, so that a pipelined neighbour does not
  * suffer, and CRLF survives, so that the server answers once.
@@ -44,4 +45,53 @@ void edit_banner(struct nq_view *view, const struct nq_line *line, uint8_t *from
         view->edited |= *at != '*';
         *at = '*';
     }
+}
+
+bool edit_replace(struct nq_patches *patches, uint8_t *from, uint8_t *to, const uint8_t *text, uint32_t len)
+{
+    struct nq_patch *last = patches->count ? &patches->patch[patches->count - 1] : NULL;
+    if (last && !len && last->at + last->removed == from) {
+        last->removed += (uint32_t)(to - from);
+        return true;
+    }
+    if (patches->count == NQ_PATCHES)
+        return false;
+    patches->patch[patches->count++] = (struct nq_patch){ from, (uint32_t)(to - from), len, text };
+    return true;
+}
+
+bool edit_remove(struct nq_patches *patches, uint8_t *from, uint8_t *to)
+{
+    return from == to || edit_replace(patches, from, to, NULL, 0);
+}
+
+bool edit_insert(struct nq_patches *patches, uint8_t *at, const uint8_t *text, uint32_t len)
+{
+    return edit_replace(patches, at, at, text, len);
+}
+
+bool edit_remove_line(struct nq_view *view, struct nq_patches *patches, struct nq_line *line, const struct nq_cursor *cursor,
+                      uint8_t why)
+{
+    bool ends_reply = line->separator == ' ';
+    if ((uint32_t)(cursor->at - cursor->begin) < line->len || (ends_reply && !cursor->separator))
+        return false;
+    if (!edit_remove(patches, cursor->at - line->len, cursor->at))
+        return false;
+    if (ends_reply) {
+        *cursor->separator = ' ';
+        view->edited = true;
+    }
+    line->phase = PHASE_REMOVE;
+    line->why = why;
+    return true;
+}
+
+bool edit_replace_banner(struct nq_patches *patches, const struct nq_line *line, uint8_t *from, uint8_t *to,
+                         const uint8_t *text, uint32_t len)
+{
+    enum { TEXT_AT = 4 };
+    bool text_begins = line->len - (uint32_t)(to - from) == TEXT_AT;
+    uint8_t *end = to[-1] == '\r' ? to - 1 : to;
+    return text_begins ? edit_replace(patches, from, end, text, len) : edit_remove(patches, from, end);
 }

@@ -17,6 +17,8 @@ struct nq_engine {
     struct nq_held *retired;    /* decided in this call; their octets stay until the next */
     struct nq_result result;
     uint32_t injections;
+    struct nq_patches patches;  /* changes of length in the packet that is being heard */
+    struct nq_block *composed;  /* packets put together in this call; they stay until the next */
     uint64_t now, ticked;
     uint64_t counters[COUNTERS];
     uint8_t scratch[NQ_INJECTIONS][64];
@@ -95,12 +97,16 @@ static void report_line(struct nq_engine *engine, const struct nq_flow *flow, un
     enum nq_event_type type = reason == REASON_KEYWORD      ? NQ_EVENT_MASK_KEYWORD
                               : reason == REASON_BANNER     ? NQ_EVENT_MASK_BANNER
                               : reason == REASON_TRANSITION ? NQ_EVENT_TRANSITION
+                              : reason == REASON_KEYWORD_REMOVED  ? NQ_EVENT_REMOVE_KEYWORD
+                              : reason == REASON_BANNER_REPLACED  ? NQ_EVENT_REPLACE_BANNER
                                                             : NQ_EVENT_MASK_COMMAND;
     static const enum nq_counter counts[] = {
         [NQ_EVENT_MASK_KEYWORD] = COUNT_KEYWORDS_MASKED,
         [NQ_EVENT_MASK_BANNER] = COUNT_BANNERS_MASKED,
         [NQ_EVENT_MASK_COMMAND] = COUNT_COMMANDS_MASKED,
         [NQ_EVENT_TRANSITION] = COUNT_TRANSITIONS,
+        [NQ_EVENT_REMOVE_KEYWORD] = COUNT_KEYWORDS_REMOVED,
+        [NQ_EVENT_REPLACE_BANNER] = COUNT_BANNERS_REPLACED,
     };
     engine_count(engine, counts[type]);
     struct nq_event *event = event_begin(engine, type, reason);
@@ -111,6 +117,21 @@ static void report_line(struct nq_engine *engine, const struct nq_flow *flow, un
     event->length = line->body_len;
     event->line = direction == 0 ? session->commands : session->replies - 1;
     event->offset = flow->stream[direction].decided + (uint64_t)(cursor->at - cursor->begin) - line->len;
+    ring_publish(&engine->ring);
+}
+
+static void report_insertion(struct nq_engine *engine, const struct nq_flow *flow, const struct nq_cursor *cursor)
+{
+    engine_count(engine, COUNT_HEADERS_INSERTED);
+    struct nq_event *event = event_begin(engine, NQ_EVENT_INSERT_HEADER, REASON_HEADER_INSERTED);
+    if (!event)
+        return;
+    event_flow(event, flow, 0);
+    event->length = flow->policy->header_len;
+    event->line = flow->session.commands;
+    event->offset = flow->stream[0].decided + (uint64_t)(cursor->at - cursor->begin);
+    event->text_len = flow->policy->header_len - 2 < NQ_TEXT_MAX ? flow->policy->header_len - 2 : NQ_TEXT_MAX;
+    memcpy(event->text, flow->policy->header, event->text_len);
     ring_publish(&engine->ring);
 }
 
@@ -198,6 +219,57 @@ static void accept(struct nq_engine *engine, struct nq_view *view)
     out->len = (uint32_t)(view->payload - view->ip) + view->payload_len;
 }
 
+/* Put the segment together anew from the store, as the receiver is to see it: its octets may be more or fewer than the
+ * sender's. Where all of them have arrived or none is left, an empty segment at the receiver's last octet makes it say so
+ * (RFC 9293, 3.8.4, as for a keep-alive). Returns REASON_NONE, or why it cannot be. */
+static enum nq_reason compose(struct nq_engine *engine, const struct nq_stream *own, struct nq_view *view,
+                              struct nq_packet *packet)
+{
+    uint32_t headers = (uint32_t)(view->payload - view->ip), mss = own->mss;
+    uint32_t to = stream_out(own, view->seq + view->payload_len);
+    uint32_t from = seq_min(seq_max(stream_out(own, view->seq), own->acked), to);
+    uint32_t len = to - from;
+    struct nq_block *block = pool_large(&engine->pool);
+    if (!block)
+        return REASON_MEMORY;
+    block->next = engine->composed;
+    engine->composed = block;
+    if (view->payload_len > mss && len <= mss)
+        return REASON_SHRUNK;
+    if (headers + len > UINT16_MAX || !stream_copy(own, from, to, block->data + headers))
+        return REASON_STORE_LIMIT;
+    memcpy(block->data, view->ip, headers);
+    *packet = (struct nq_packet){ .id = view->packet->id, .data = block->data, .len = UINT16_MAX, .block = block };
+    view->packet = packet;
+    view->tcp = (void *)(block->data + ((uint8_t *)view->tcp - view->ip));
+    view->source = block->data + (view->source - view->ip);
+    view->destination = block->data + (view->destination - view->ip);
+    view->ip = block->data;
+    view->payload = block->data + headers;
+    packet_resize(view, len);
+    packet_write_seq(view, len || (view->flags & NQ_FIN) ? from : to - 1);
+    return REASON_NONE;
+}
+
+/* Accept a segment of a flow, with its numbers made the receiver's. `stored`: its octets lie in the store. */
+static void accept_segment(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, struct nq_view *view,
+                           bool stored)
+{
+    const struct nq_stream *own = &flow->stream[direction], *peer = &flow->stream[!direction];
+    struct nq_packet packet;
+    if (peer->log)
+        stream_translate_acks(peer, view, own->window_scale);
+    if (own->log && stored && view->payload_len) {
+        enum nq_reason reason = compose(engine, own, view, &packet);
+        if (reason) {
+            drop(engine, flow, direction, view, reason);
+            return;
+        }
+    } else if (own->log)
+        packet_write_seq(view, stream_out(own, view->seq));
+    accept(engine, view);
+}
+
 static void inject_rst(struct nq_engine *engine, const struct nq_speaker *speaker)
 {
     if (engine->injections == NQ_INJECTIONS)
@@ -280,6 +352,45 @@ static void tally(struct nq_engine *engine, const struct nq_said *said)
     }
 }
 
+/* An action that changes the length; where there is no room for that, what comes nearest and keeps it. Returns REASON_NONE,
+ * or why the flow must end. */
+static enum nq_reason change_length(struct nq_engine *engine, struct nq_flow *flow, unsigned direction,
+                                    struct nq_view *view, const struct nq_cursor *cursor, const struct nq_said *said,
+                                    struct nq_judgement judgement)
+{
+    enum { BEHIND_THE_CODE = 4 };
+    const struct nq_policy *policy = flow->policy;
+    struct nq_line *line = &flow->session.reply;
+    struct nq_patches *patches = &engine->patches;
+    bool room = stream_may_edit(&flow->stream[direction], &engine->pool, patches->count + 1);
+    switch (judgement.action) {
+    case ACTION_REPLACE_BANNER:
+        if (!room || !edit_replace_banner(patches, line, said->from, said->to, policy->banner_text, policy->banner_len))
+            edit_banner(view, line, said->from, said->to);
+        break;
+    case ACTION_REMOVE_LINE:
+        if (room && edit_remove_line(view, patches, line, cursor, REASON_KEYWORD_REMOVED))
+            break;
+        if (!edit_mask_line(view, line, cursor, BEHIND_THE_CODE, judgement.reason))
+            return judgement.reason;
+        break;
+    case ACTION_REMOVE:
+    case ACTION_REMOVE_AND_REPORT:
+        if (!room || !edit_remove(patches, said->from, said->to))
+            return REASON_MEMORY; /* half a line is out already */
+        if (judgement.action == ACTION_REMOVE_AND_REPORT)
+            report_line(engine, flow, direction, judgement.reason, cursor);
+        break;
+    case ACTION_INSERT_HEADER:
+        if (room && edit_insert(patches, said->from, policy->header, policy->header_len))
+            report_insertion(engine, flow, cursor);
+        else
+            engine_count(engine, COUNT_EDITS_SKIPPED);
+        break;
+    }
+    return REASON_NONE;
+}
+
 /* Returns REASON_NONE, or why the flow must end. */
 static enum nq_reason act(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view,
                           const struct nq_cursor *cursor, const struct nq_said *said, struct nq_judgement judgement)
@@ -297,14 +408,24 @@ static enum nq_reason act(struct nq_engine *engine, struct nq_flow *flow, unsign
         break;
     case ACTION_MASK_BANNER:
         line->phase = PHASE_BANNER;
-        line->why = judgement.reason;
+        line->why = flow->policy->banner == NQ_BANNER_TEXT ? REASON_BANNER_REPLACED : judgement.reason;
         break;
     case ACTION_OVERWRITE: edit_overwrite(view, said->from, said->to); break;
     case ACTION_OVERWRITE_BANNER: edit_banner(view, line, said->from, said->to); break;
     case ACTION_REPORT: report_line(engine, flow, direction, judgement.reason, cursor); break;
     case ACTION_RESET: return judgement.reason;
+    default: return change_length(engine, flow, direction, view, cursor, said, judgement);
     }
     return REASON_NONE;
+}
+
+/* The line that stays before one that is taken out may have to end the reply. */
+static void remember_separator(const struct nq_line *line, struct nq_cursor *cursor)
+{
+    enum { SEPARATOR_AT = 3 };
+    bool here = (uint32_t)(cursor->at - cursor->begin) >= line->len - SEPARATOR_AT;
+    if (line->phase != PHASE_REMOVE)
+        cursor->separator = line->separator == '-' && here ? cursor->at - line->len + SEPARATOR_AT : NULL;
 }
 
 /* Let the session hear octets, and do what the policy says. Stops where the client must wait. */
@@ -313,12 +434,15 @@ static enum nq_reason listen(struct nq_engine *engine, struct nq_flow *flow, uns
 {
     const struct nq_policy *policy = flow->policy;
     struct nq_session *session = &flow->session;
+    engine->patches.count = 0;
     while (cursor->at < cursor->end) {
         struct nq_said said = direction == 0 ? session_client(session, policy, cursor)
                                              : session_server(session, policy, cursor);
         if (said.what == SAID_WAIT)
             break;
         tally(engine, &said);
+        if (said.what == SAID_REPLY_LINE)
+            remember_separator(&session->reply, cursor);
         struct nq_judgement judgement = direction == 0 ? inspect_client(policy, session, &said)
                                                        : inspect_server(policy, session, &said);
         enum nq_reason reason = judgement.action ? act(engine, flow, direction, view, cursor, &said, judgement)
@@ -350,7 +474,7 @@ static void accept_part(struct nq_engine *engine, const struct nq_flow *flow, un
     }
     engine_count(engine, COUNT_FIRST_REASON + REASON_BEFORE_REPLY);
     packet_cut(view, octets);
-    accept(engine, view);
+    accept_segment(engine, flow, direction, view, true);
 }
 
 static void hold(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view)
@@ -369,15 +493,34 @@ static enum nq_reason judge_ahead(struct nq_engine *engine, struct nq_flow *flow
     struct nq_stream *stream = &flow->stream[direction];
     struct nq_view copy = { .edited = false };
     for (struct nq_extent *extent; (extent = stream_ahead_due(stream, &engine->pool));) {
-        struct nq_cursor cursor = { extent->data, extent->data, extent->data + extent->len };
+        struct nq_cursor cursor = { extent->data, extent->data, extent->data + extent->len, NULL };
         enum nq_reason reason = listen(engine, flow, direction, &copy, &cursor);
         if (reason)
             return reason;
-        if (copy.edited || cursor.at < cursor.end)
+        if (copy.edited || engine->patches.count || cursor.at < cursor.end)
             return REASON_AHEAD_WRONG;
         stream_adopt(stream);
     }
     return REASON_NONE;
+}
+
+/* Keep `len` octets from `from` as they leave: with what was added, without what was taken out. */
+static enum nq_reason store_patched(struct nq_engine *engine, struct nq_stream *stream, const struct nq_view *view,
+                                    uint8_t *from, uint32_t len)
+{
+    enum nq_reason reason = REASON_NONE;
+    uint8_t *at = from, *end = from + len;
+    for (uint32_t i = 0; i < engine->patches.count && !reason; i++) {
+        const struct nq_patch *patch = &engine->patches.patch[i];
+        if (patch->at > at)
+            reason = stream_store(stream, &engine->pool, &engine->settings, view->packet, at, (uint32_t)(patch->at - at));
+        if (!reason)
+            reason = stream_replace(stream, &engine->pool, &engine->settings, patch->removed, patch->text, patch->added);
+        at = patch->at + patch->removed;
+    }
+    if (!reason && at < end)
+        reason = stream_store(stream, &engine->pool, &engine->settings, view->packet, at, (uint32_t)(end - at));
+    return reason;
 }
 
 /* Judge the octets that nobody has judged yet, from `fresh` on. Sets how many were taken. */
@@ -387,7 +530,7 @@ static enum nq_reason judge_fresh(struct nq_engine *engine, struct nq_flow *flow
     struct nq_stream *stream = &flow->stream[direction];
     bool was_opaque = flow->session.mode == MODE_OPAQUE, was_edited = view->edited;
     bool over_ahead = stream_ahead_touches(stream, view);
-    struct nq_cursor cursor = { fresh, fresh, view->payload + view->payload_len };
+    struct nq_cursor cursor = { fresh, fresh, view->payload + view->payload_len, NULL };
     view->edited = false;
     enum nq_reason reason = listen(engine, flow, direction, view, &cursor);
     *taken = (uint32_t)(cursor.at - fresh);
@@ -395,12 +538,12 @@ static enum nq_reason judge_fresh(struct nq_engine *engine, struct nq_flow *flow
         return reason;
     if (!was_opaque && flow->session.mode == MODE_OPAQUE && flow->stream[0].held)
         return REASON_TLS_INJECTION; /* CVE-2011-0411: it came before the server agreed */
-    if (stream->ahead && (cursor.at < cursor.end || (view->flags & NQ_FIN) || (over_ahead && view->edited)))
+    if (stream->ahead && (cursor.at < cursor.end || (view->flags & NQ_FIN) || (over_ahead && view->edited) ||
+                          engine->patches.count))
         return REASON_AHEAD_WRONG;
     view->edited |= was_edited;
-    if (*taken)
-        stream_store(stream, &engine->pool, &engine->settings, view->packet, fresh, *taken);
-    return judge_ahead(engine, flow, direction);
+    reason = store_patched(engine, stream, view, fresh, *taken);
+    return reason ? reason : judge_ahead(engine, flow, direction);
 }
 
 static void decide(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view)
@@ -423,9 +566,9 @@ static void decide(struct nq_engine *engine, struct nq_flow *flow, unsigned dire
         accept_part(engine, flow, direction, view, known + taken);
         return;
     }
+    accept_segment(engine, flow, direction, view, true);
     if (view->flags & NQ_FIN)
         take_fin(engine, flow, direction);
-    accept(engine, view);
 }
 
 /* Behind a hole in message data, octets that need no edit wherever the data stood before them may go at once: the ends'
@@ -437,6 +580,8 @@ static bool may_go_ahead(const struct nq_flow *flow, unsigned direction, const s
         return false;
     if (mode == MODE_OPAQUE)
         return true;
+    if (flow->session.message_begins && flow->policy->header_len)
+        return false; /* the hole will grow */
     return mode == MODE_BODY && direction == 0 && !scan_may_end_data(view->payload, view->payload + view->payload_len);
 }
 
@@ -445,7 +590,7 @@ static void behind_hole(struct nq_engine *engine, struct nq_flow *flow, unsigned
     struct nq_stream *stream = &flow->stream[direction];
     if (stream_ahead_covers(stream, view)) {
         stream_restore(stream, view);
-        accept(engine, view);
+        accept_segment(engine, flow, direction, view, false);
         return;
     }
     if (!may_go_ahead(flow, direction, view)) {
@@ -458,7 +603,7 @@ static void behind_hole(struct nq_engine *engine, struct nq_flow *flow, unsigned
         return;
     }
     engine_count(engine, COUNT_AHEAD);
-    accept(engine, view);
+    accept_segment(engine, flow, direction, view, false);
 }
 
 static void carry(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view)
@@ -466,12 +611,12 @@ static void carry(struct nq_engine *engine, struct nq_flow *flow, unsigned direc
     struct nq_stream *stream = &flow->stream[direction];
     switch (stream_place(stream, view)) {
     case PLACE_EMPTY:
-        accept(engine, view);
+        accept_segment(engine, flow, direction, view, false);
         break;
     case PLACE_OLD:
         if (stream_restore(stream, view))
             engine_count(engine, COUNT_RESTORED);
-        accept(engine, view);
+        accept_segment(engine, flow, direction, view, true);
         break;
     case PLACE_AHEAD:
         behind_hole(engine, flow, direction, view);
@@ -599,8 +744,10 @@ static void judge(struct nq_engine *engine, const struct nq_packet *packet)
             remove_flow(engine, flow, reason);
         return;
     }
-    if (view.flags & (NQ_SYN | NQ_RST))
+    if (view.flags & NQ_SYN)
         accept(engine, &view);
+    else if (view.flags & NQ_RST)
+        accept_segment(engine, flow, direction, &view, false);
     else
         carry(engine, flow, direction, &view);
     release(engine, flow);
@@ -617,6 +764,11 @@ static void begin(struct nq_engine *engine, uint64_t now)
         struct nq_held *held = engine->retired;
         engine->retired = held->next;
         held_drop(&engine->pool, held);
+    }
+    while (engine->composed) {
+        struct nq_block *block = engine->composed;
+        engine->composed = block->next;
+        block_drop(&engine->pool, block);
     }
     engine->result.count = 0;
     engine->injections = 0;
@@ -676,7 +828,8 @@ void nq_settings_default(struct nq_settings *settings)
 {
     *settings = (struct nq_settings){
         .flows = NQ_FLOWS, .large_blocks = NQ_LARGE_BLOCKS, .small_blocks = NQ_SMALL_BLOCKS, .extents = NQ_EXTENTS,
-        .held = NQ_HELD, .held_per_flow = NQ_HELD_PER_FLOW, .store_per_stream = NQ_STORE_PER_STREAM, .events = NQ_EVENTS,
+        .held = NQ_HELD, .held_per_flow = NQ_HELD_PER_FLOW, .store_per_stream = NQ_STORE_PER_STREAM,
+        .edit_logs = NQ_EDIT_LOGS, .events = NQ_EVENTS,
         .synwait = NQ_SYNWAIT, .finwait = NQ_FINWAIT, .idle = NQ_IDLE, .tombstone = NQ_TOMBSTONE,
         .binding = NQ_BIND_STRICT,
     };

@@ -50,7 +50,7 @@ struct nq_result {
 
 /* ---- the policy, as flat tables --------------------------------------------------------------------------------- */
 
-enum nq_banner { NQ_BANNER_PASS = 0, NQ_BANNER_ASA = 1 };
+enum nq_banner { NQ_BANNER_PASS = 0, NQ_BANNER_ASA = 1, NQ_BANNER_TEXT = 2 };
 
 /* What cannot be judged, and what is done then. One table per policy. */
 enum nq_exception {
@@ -71,7 +71,10 @@ struct nq_policy_spec {
     uint32_t keyword_count;
     uint32_t mask_verbs;        /* 1: other verbs become X; 0: every verb passes */
     uint32_t mask_keywords;     /* 1: other keywords become X; 0: every keyword passes */
+    uint32_t remove_keywords;   /* 1: other keywords' lines are removed where a whole line is at hand, else masked */
     uint32_t banner;            /* enum nq_banner */
+    const char *banner_text;    /* NQ_BANNER_TEXT: what stands in the greeting instead, without code; at most 253 octets */
+    const char *insert_header;  /* a header line put before each message, without line end; at most 253 octets; NULL: none */
     uint64_t max_data;          /* octets of message data per session; 0: no limit */
     uint8_t exceptions[5];      /* enum nq_answer, by enum nq_exception */
 };
@@ -95,6 +98,7 @@ struct nq_settings {
     uint32_t held;              /* packets held, all flows together */
     uint32_t held_per_flow;     /* packets held, one direction of one flow */
     uint32_t store_per_stream;  /* octets stored, one direction of one flow */
+    uint32_t edit_logs;         /* streams whose length an edit has changed, all flows together */
     uint32_t events;            /* slots of the event ring, a power of two */
     uint32_t synwait;           /* seconds */
     uint32_t finwait;           /* seconds */
@@ -143,7 +147,10 @@ enum nq_event_type {
     NQ_EVENT_MASK_BANNER,       /* the greeting was masked */
     NQ_EVENT_RESET,             /* both ends were reset */
     NQ_EVENT_DROP,              /* a packet was dropped that a working network would not have sent */
-    NQ_EVENT_TRANSITION         /* the server said what its state does not allow */
+    NQ_EVENT_TRANSITION,        /* the server said what its state does not allow */
+    NQ_EVENT_REMOVE_KEYWORD,    /* a line of the EHLO reply was taken out */
+    NQ_EVENT_REPLACE_BANNER,    /* the greeting's text was replaced */
+    NQ_EVENT_INSERT_HEADER      /* a header line was put before a message */
 };
 
 struct nq_event {

@@ -339,6 +339,8 @@ static enum nq_reason on_handshake(struct nq_flow_table *table, struct nq_pool *
         return REASON_OPTIONS;
     if (options.authenticated)
         return REASON_AUTHENTICATED;
+    if (flow->policy->headroom)
+        packet_lower_mss(view, &options, flow->policy->headroom);
     switch (view->flags & (NQ_SYN | NQ_ACK | NQ_RST | NQ_FIN)) {
     case NQ_SYN: return on_syn(table, flow, direction, view, &options, now);
     case NQ_SYN | NQ_ACK: return on_syn_ack(table, pool, flow, direction, view, &options, now);
@@ -352,7 +354,7 @@ static enum nq_reason on_rst(struct nq_flow_table *table, struct nq_flow *flow, 
                              const struct nq_view *view, uint64_t now)
 {
     const struct nq_stream *own = &flow->stream[direction], *peer = &flow->stream[!direction];
-    bool valid = view->seq == own->acked || view->seq == own->next;
+    bool valid = stream_out(own, view->seq) == own->acked || view->seq == own->next;
     if (flow->state == FLOW_SYN_SENT && direction == 1)
         valid = (view->flags & NQ_ACK) && view->ack == peer->begin;
     if (!valid)
@@ -369,17 +371,19 @@ static enum nq_reason acceptable(const struct nq_flow *flow, unsigned direction,
     enum { OLDEST = 1 << 30 };
     if (flow->state == FLOW_SYN_SENT || (flow->state == FLOW_SYN_RECEIVED && direction == 1))
         return REASON_HANDSHAKE;
-    if (seq_after(view->ack, peer->next))
+    if (seq_after(view->ack, stream_next_out(peer)))
         return REASON_ACK_BEYOND;
     if (flow->state == FLOW_SYN_RECEIVED && view->ack != peer->next)
         return REASON_HANDSHAKE;
     if (own->fin && seq_after(end, own->next))
         return REASON_AFTER_FIN;
     /* The store is gone, and a receiver that lost octets may have refused the RST. */
-    if (flow->state == FLOW_CLOSED && end != view->seq && (!own->fin || seq_after(end, own->acked)))
+    if (flow->state == FLOW_CLOSED && end != view->seq && (!own->fin || seq_after(stream_out(own, end), own->acked)))
         return REASON_DEAD;
     /* One octet beyond the window is a window probe, and FIN takes no window. */
-    if (seq_before(view->seq, own->acked - OLDEST) || seq_after(end, own->edge + 1 + fin))
+    uint32_t slack = own->log ? 1 + NQ_HEADROOM : 1;
+    if (seq_before(stream_out(own, view->seq), own->acked - OLDEST) ||
+        seq_after(stream_out(own, end), own->edge + slack + fin))
         return REASON_WINDOW;
     return REASON_NONE;
 }
@@ -395,7 +399,7 @@ static enum nq_reason on_segment(struct nq_flow_table *table, struct nq_pool *po
         flow_on(table, flow, ON_ACK, now);
     if (flow->state != FLOW_CLOSED && !seq_before(view->ack, peer->acked)) /* closed before the answer: there is no scale */
         stream_acknowledge(peer, pool, view->ack, view->window << own->window_scale);
-    if (flow->state == FLOW_CLOSING && own->acked == own->next && peer->acked == peer->next)
+    if (flow->state == FLOW_CLOSING && own->acked == stream_next_out(own) && peer->acked == stream_next_out(peer))
         flow_on(table, flow, ON_ALL_ACKED, now);
     if (view->flags & NQ_URG)
         packet_clear_urgent(view);

@@ -18,6 +18,7 @@ struct nq_judgement inspect_client(const struct nq_policy *policy, const struct 
     case SAID_TOO_LONG: return judgement(ACTION_RESET, said->why);
     case SAID_SPAN: return judgement(ACTION_OVERWRITE, 0);
     case SAID_COMMAND_END: return judgement(session->command.why ? ACTION_REPORT : ACTION_PASS, session->command.why);
+    case SAID_MESSAGE: return judgement(policy->header_len ? ACTION_INSERT_HEADER : ACTION_PASS, said->why);
     case SAID_BODY:
     case SAID_END_OF_DATA: return judgement(too_much ? ACTION_RESET : ACTION_PASS, too_much ? REASON_MAX_DATA : 0);
     default: return judgement(ACTION_PASS, 0);
@@ -27,12 +28,17 @@ struct nq_judgement inspect_client(const struct nq_policy *policy, const struct 
 struct nq_judgement inspect_server(const struct nq_policy *policy, const struct nq_session *session,
                                    const struct nq_said *said)
 {
-    bool banner = session->reply.phase == PHASE_BANNER;
+    static const uint8_t span[NQ_BANNER_TEXT + 1] = { ACTION_PASS, ACTION_OVERWRITE_BANNER, ACTION_REPLACE_BANNER };
+    uint8_t phase = session->reply.phase, why = session->reply.why;
     switch (said->what) {
-    case SAID_BANNER: return judgement(policy->banner == NQ_BANNER_ASA ? ACTION_MASK_BANNER : ACTION_PASS, said->why);
-    case SAID_BAD_KEYWORD: return judgement(ACTION_MASK_LINE, said->why);
-    case SAID_SPAN: return judgement(banner ? ACTION_OVERWRITE_BANNER : ACTION_OVERWRITE, 0);
-    case SAID_REPLY_LINE: return judgement(session->reply.why ? ACTION_REPORT : ACTION_PASS, session->reply.why);
+    case SAID_BANNER: return judgement(policy->banner ? ACTION_MASK_BANNER : ACTION_PASS, said->why);
+    case SAID_BAD_KEYWORD: return judgement(policy->remove_keywords ? ACTION_REMOVE_LINE : ACTION_MASK_LINE, said->why);
+    case SAID_SPAN:
+        return judgement(phase == PHASE_BANNER   ? span[policy->banner]
+                         : phase == PHASE_REMOVE ? ACTION_REMOVE
+                                                 : ACTION_OVERWRITE, 0);
+    case SAID_REPLY_LINE:
+        return judgement(phase == PHASE_REMOVE ? ACTION_REMOVE_AND_REPORT : why ? ACTION_REPORT : ACTION_PASS, why);
     case SAID_TRANSITION: return judgement(ACTION_REPORT, said->why);
     case SAID_INJECTION: return judgement(ACTION_RESET, said->why);
     default: return judgement(ACTION_PASS, 0);

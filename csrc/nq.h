@@ -42,6 +42,10 @@
 #define NQ_AWAITED           16      /* runs of like commands that await their replies */
 #define NQ_WORD_MAX          31      /* octets of a verb or keyword */
 #define NQ_NODES             1024    /* nodes of a prefix automaton */
+#define NQ_EDITS             16      /* changes of length between the receiver's ACK and the last decided octet */
+#define NQ_EDIT_LOGS         4096    /* streams whose length was changed */
+#define NQ_PATCHES           32      /* changes of length in one packet */
+#define NQ_HEADROOM          255     /* octets that one edit may add; the MSS is lowered by as much */
 #define NQ_LINE_KEPT         40      /* octets of a masked line kept for its event */
 
 /* ---- wire structures: RFC 791, 8200, 9293; all fields in network order ------------------------------------------ */
@@ -122,7 +126,8 @@ struct nq_pool {
     struct nq_block *large, *small;
     struct nq_extent *extents;
     struct nq_held *held;
-    uint32_t large_free, small_free, extents_free, held_free;
+    struct nq_edit_log *logs;
+    uint32_t large_free, small_free, extents_free, held_free, logs_free;
     void *memory;
     size_t memory_octets;
 };
@@ -138,6 +143,8 @@ struct nq_extent *pool_extent(struct nq_pool *pool);
 void extent_drop(struct nq_pool *pool, struct nq_extent *extent);   /* its block, too */
 struct nq_held *pool_held(struct nq_pool *pool);
 void held_drop(struct nq_pool *pool, struct nq_held *held);         /* its block, too */
+struct nq_edit_log *pool_edit_log(struct nq_pool *pool);
+void edit_log_drop(struct nq_pool *pool, struct nq_edit_log *log);
 
 /* ---- packet.c: a view of a packet; no state, no allocation ------------------------------------------------------- */
 
@@ -162,6 +169,7 @@ struct nq_tcp_options {
     uint8_t window_scale;       /* 0xff: not given */
     bool authenticated;         /* MD5 (RFC 2385) or AO (RFC 5925): cannot be edited */
     uint8_t *fast_open;         /* the option's first octet, or NULL (RFC 7413) */
+    uint8_t *mss_at;            /* likewise */
 };
 
 struct nq_speaker {             /* as whom a packet of our own speaks, and to whom */
@@ -191,6 +199,17 @@ void packet_normalise_syn(struct nq_view *view, const struct nq_tcp_options *opt
 void packet_clear_urgent(struct nq_view *view);
 /* Cut the payload to `octets` and take FIN and PSH off; lengths are rewritten, checksums are not. */
 void packet_cut(struct nq_view *view, uint32_t octets);
+/* The payload has `octets` octets now: lengths are rewritten, checksums are not. */
+void packet_resize(struct nq_view *view, uint32_t octets);
+/* The SACK option's first octet, or NULL (RFC 2018). */
+uint8_t *packet_sack(const struct nq_view *view);
+/* A sender of shorter segments leaves room for what we add. False where the option is missing. */
+bool packet_lower_mss(struct nq_view *view, const struct nq_tcp_options *options, uint16_t by);
+uint32_t packet_load32(const uint8_t *at);
+void packet_store32(uint8_t *at, uint32_t value);
+/* view->ack and view->window into the header; another sequence number into the header. */
+void packet_write_acks(struct nq_view *view);
+void packet_write_seq(struct nq_view *view, uint32_t seq);
 /* One's complement sum over data, continuing `sum`; `folded` makes the 16-bit field of it. RFC 1071. */
 uint64_t checksum_add(uint64_t sum, const uint8_t *data, size_t len);
 uint16_t checksum_fold(uint64_t sum);
@@ -225,6 +244,11 @@ struct nq_policy {
     uint8_t banner;             /* enum nq_banner */
     uint8_t exceptions[NQ_EXCEPTIONS];
     uint64_t max_data;
+    bool remove_keywords;       /* lines of other keywords are taken out, not overwritten */
+    uint8_t headroom;           /* octets that an edit may add; the MSS is lowered by as much */
+    uint8_t banner_len, header_len;
+    uint8_t banner_text[NQ_HEADROOM];       /* without code and line end */
+    uint8_t header[NQ_HEADROOM];            /* with its line end */
 };
 
 uint8_t verb_flags(uint8_t verb);
@@ -238,7 +262,8 @@ enum nq_phase {                 /* where in a line the scanner stands */
     PHASE_WORD,                 /* inside the verb or keyword */
     PHASE_REST,                 /* behind it */
     PHASE_OVERWRITE,            /* inside what becomes X */
-    PHASE_BANNER                /* inside what becomes * */
+    PHASE_BANNER,               /* inside a greeting's text that changes */
+    PHASE_REMOVE                /* inside a line that is taken out, its end included */
 };
 
 struct nq_line {
@@ -276,6 +301,7 @@ enum nq_token {
 struct nq_cursor {              /* octets under judgement */
     uint8_t *begin;             /* the first that may still be edited */
     uint8_t *at, *end;
+    uint8_t *separator;         /* replies: behind the code of the last line that stays; NULL: it is not among these octets */
 };
 
 enum nq_body_state {            /* RFC 5321, 4.1.1.4: only CRLF.CRLF ends the data */
@@ -314,7 +340,7 @@ struct nq_session {
     uint8_t awaited_first, awaited_runs;
     uint8_t mode;               /* enum nq_mode */
     uint8_t body;               /* enum nq_body_state */
-    bool greeted;
+    bool message_begins;        /* the next octet is the first of a message */
     uint16_t reply_part;        /* lines of the present reply that have ended */
     uint32_t commands;          /* lines from the client */
     uint32_t replies;           /* lines from the server */
@@ -330,6 +356,7 @@ enum nq_said_what {
     SAID_BAD_LINE,              /* an octet that no command may hold */
     SAID_TOO_LONG,
     SAID_COMMAND_END,           /* a command line is complete */
+    SAID_MESSAGE,               /* a message begins at the cursor; nothing was consumed */
     SAID_BODY,                  /* octets of message data */
     SAID_END_OF_DATA,
     SAID_BANNER,                /* a line of the greeting begins */
@@ -362,6 +389,11 @@ enum nq_action {
     ACTION_MASK_BANNER,
     ACTION_OVERWRITE,
     ACTION_OVERWRITE_BANNER,
+    ACTION_REPLACE_BANNER,
+    ACTION_REMOVE_LINE,         /* where a whole line is at hand, else as ACTION_MASK_LINE */
+    ACTION_REMOVE,
+    ACTION_REMOVE_AND_REPORT,
+    ACTION_INSERT_HEADER,
     ACTION_REPORT,
     ACTION_RESET
 };
@@ -375,6 +407,31 @@ struct nq_judgement inspect_client(const struct nq_policy *policy, const struct 
                                    const struct nq_said *said);
 struct nq_judgement inspect_server(const struct nq_policy *policy, const struct nq_session *session,
                                    const struct nq_said *said);
+
+/* ---- edit_log.c: the sender's sequence numbers and the receiver's -------------------------------------------------- */
+
+struct nq_edit {                /* in_len octets from `in` on left as out_len octets from `out` on */
+    uint32_t in, out, in_len, out_len;
+};
+
+struct nq_edit_log {            /* by sequence number; from the pool */
+    struct nq_edit_log *next;   /* in the free list */
+    uint32_t count;
+    struct nq_edit edits[NQ_EDITS];
+};
+
+/* log may be NULL: then the numberings differ by `shift` alone. All numbers in host order.
+ * Where the octet that the sender calls `seq` begins at the receiver; inside an edit: behind it. */
+uint32_t edit_log_out(const struct nq_edit_log *log, int32_t shift, uint32_t seq);
+/* The most that the sender may take for arrived when the receiver acknowledges `ack`; inside an edit: its beginning. */
+uint32_t edit_log_acknowledged(const struct nq_edit_log *log, int32_t shift, uint32_t ack);
+/* The same for the left edge of a SACK block (RFC 2018): up, where acknowledged goes down. */
+uint32_t edit_log_received(const struct nq_edit_log *log, int32_t shift, uint32_t left);
+/* Is there room for as many more edits, once what was acknowledged is forgotten? */
+bool edit_log_room(struct nq_edit_log *log, uint32_t acked, uint32_t edits);
+void edit_log_add(struct nq_edit_log *log, struct nq_edit edit);
+/* By how many octets the edits that have not arrived yet lengthen the stream; 0 where they shorten it. */
+uint32_t edit_log_growth(const struct nq_edit_log *log, uint32_t acked);
 
 /* ---- stream.c: one direction: order, store, retransmission; knows no protocol ------------------------------------ */
 
@@ -390,6 +447,9 @@ struct nq_stream {
     struct nq_extent *first, *last;             /* the store: acked..next */
     struct nq_extent *ahead, *ahead_last;       /* forwarded from behind a hole, and still to be judged */
     struct nq_held *held;       /* by sequence number */
+    struct nq_edit_log *log;    /* NULL: the length was never changed */
+    int32_t shift;              /* the receiver's number of `next` less the sender's; acked, edge and the store are in the
+                                   receiver's numbers, all else in the sender's */
     uint32_t in_ifindex, out_ifindex;
     uint16_t mss;               /* the largest payload that the receiver takes (RFC 9293, 3.7.1) */
     uint16_t held_count;
@@ -416,6 +476,19 @@ enum nq_reason stream_store(struct nq_stream *stream, struct nq_pool *pool, cons
 /* May `len` octets more be stored? Asked before anything is decided. */
 enum nq_reason stream_room(const struct nq_stream *stream, const struct nq_pool *pool, const struct nq_settings *settings,
                            uint32_t len);
+/* Change the length: `removed` octets of the sender's at next leave as `added` octets from text. The log must have room:
+ * stream_may_edit() takes one where there is none, and says whether. */
+bool stream_may_edit(struct nq_stream *stream, struct nq_pool *pool, uint32_t edits);
+enum nq_reason stream_replace(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
+                              uint32_t removed, const uint8_t *text, uint32_t added);
+/* The receiver's number for the sender's, and how the receiver's acknowledgements read to the sender. */
+uint32_t stream_out(const struct nq_stream *stream, uint32_t seq);
+uint32_t stream_acknowledged(const struct nq_stream *stream, uint32_t ack);
+static inline uint32_t stream_next_out(const struct nq_stream *stream) { return stream->next + (uint32_t)stream->shift; }
+/* Copy the receiver's octets from..to out of the store. False where some are not there. */
+bool stream_copy(const struct nq_stream *stream, uint32_t from, uint32_t to, uint8_t *into);
+/* Acknowledgement, SACK blocks and window of a segment that acknowledges this stream, in the sender's numbers. */
+void stream_translate_acks(const struct nq_stream *stream, struct nq_view *view, uint8_t window_scale);
 /* Keep a copy of a segment's octets behind a hole that are forwarded before they are judged. */
 enum nq_reason stream_go_ahead(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
                                const struct nq_view *view);
@@ -533,6 +606,30 @@ void edit_overwrite(struct nq_view *view, uint8_t *from, uint8_t *to);
 /* The line that holds cursor->at becomes X from `skip` octets behind its start on, as far back as this packet holds it, and
  * goes on becoming X up to its end. False where nothing is left to edit but the line's end. */
 bool edit_mask_line(struct nq_view *view, struct nq_line *line, const struct nq_cursor *cursor, uint32_t skip, uint8_t why);
+/* Changes of length in one packet. They are written down while the octets are heard, and carried out when what leaves is put
+ * together from the store. Ascending, and none overlaps another. */
+struct nq_patch {
+    uint8_t *at;                /* in the payload */
+    uint32_t removed, added;
+    const uint8_t *text;        /* lives at least as long as the policy */
+};
+
+struct nq_patches {
+    uint32_t count;
+    struct nq_patch patch[NQ_PATCHES];
+};
+
+/* False where the packet has had too many. */
+bool edit_replace(struct nq_patches *patches, uint8_t *from, uint8_t *to, const uint8_t *text, uint32_t len);
+bool edit_remove(struct nq_patches *patches, uint8_t *from, uint8_t *to);
+bool edit_insert(struct nq_patches *patches, uint8_t *at, const uint8_t *text, uint32_t len);
+/* Take out the line of an EHLO reply that holds cursor->at, from its beginning; the line before it ends the reply where this
+ * one did. False where its beginning, or the line to end the reply, is not among these octets. */
+bool edit_remove_line(struct nq_view *view, struct nq_patches *patches, struct nq_line *line, const struct nq_cursor *cursor,
+                      uint8_t why);
+/* The greeting's text becomes another; from..to are the line's last consumed octets. */
+bool edit_replace_banner(struct nq_patches *patches, const struct nq_line *line, uint8_t *from, uint8_t *to,
+                         const uint8_t *text, uint32_t len);
 /* The `asa` banner mask: all but 2, 0, CR and LF becomes *; from..to are the line's last consumed octets. */
 void edit_banner(struct nq_view *view, const struct nq_line *line, uint8_t *from, uint8_t *to);
 

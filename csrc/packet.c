@@ -107,8 +107,10 @@ static void read_option(struct nq_tcp_options *options, uint8_t *at, uint8_t siz
     enum { MSS = 2, WINDOW_SCALE = 3, MD5 = 19, AO = 29, FAST_OPEN = 34 };
     switch (at[0]) {
     case MSS:
-        if (size == 4)
+        if (size == 4) {
             options->mss = load16(at + 2);
+            options->mss_at = at;
+        }
         break;
     case WINDOW_SCALE:
         if (size == 3)
@@ -140,6 +142,57 @@ bool packet_options(const struct nq_view *view, struct nq_tcp_options *options)
         at += at[1];
     }
     return true;
+}
+
+uint8_t *packet_sack(const struct nq_view *view)
+{
+    enum { SACK = 5 };
+    uint8_t *at = (uint8_t *)view->tcp + sizeof *view->tcp;
+    while (view->payload - at >= 2 && at[0] != 0) {
+        if (at[0] == 1) {
+            at++;
+            continue;
+        }
+        if (at[1] < 2 || at[1] > view->payload - at)
+            return NULL;
+        if (at[0] == SACK)
+            return at;
+        at += at[1];
+    }
+    return NULL;
+}
+
+bool packet_lower_mss(struct nq_view *view, const struct nq_tcp_options *options, uint16_t by)
+{
+    if (!options->mss_at)
+        return false;
+    uint16_t mss = htons((uint16_t)(options->mss > 2u * by ? options->mss - by : options->mss / 2));
+    memcpy(options->mss_at + 2, &mss, sizeof mss);
+    view->edited = true;
+    return true;
+}
+
+uint32_t packet_load32(const uint8_t *at)
+{
+    return (uint32_t)load16(at) << 16 | load16(at + 2);
+}
+
+void packet_store32(uint8_t *at, uint32_t value)
+{
+    value = htonl(value);
+    memcpy(at, &value, sizeof value);
+}
+
+void packet_write_acks(struct nq_view *view)
+{
+    view->tcp->ack = htonl(view->ack);
+    view->tcp->window = htons((uint16_t)view->window);
+}
+
+void packet_write_seq(struct nq_view *view, uint32_t seq)
+{
+    view->tcp->seq = htonl(seq);
+    view->edited = true;
 }
 
 /* RFC 1071. Eight octets at a time in native order: the sum does not care for the order until it is folded. */
@@ -237,9 +290,14 @@ void packet_clear_urgent(struct nq_view *view)
 
 void packet_cut(struct nq_view *view, uint32_t octets)
 {
-    view->payload_len = octets;
     view->flags &= (uint8_t)~(NQ_FIN | NQ_PSH);
     view->tcp->flags &= (uint8_t)~(NQ_FIN | NQ_PSH);
+    packet_resize(view, octets);
+}
+
+void packet_resize(struct nq_view *view, uint32_t octets)
+{
+    view->payload_len = octets;
     uint32_t total = (uint32_t)(view->payload - view->ip) + octets;
     if (view->family == 4)
         ((struct nq_ipv4 *)(void *)view->ip)->total_length = htons((uint16_t)total);

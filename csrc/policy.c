@@ -85,6 +85,28 @@ static bool add_words(struct nq_automaton *automaton, const char **words, uint32
     return true;
 }
 
+/* One line of text, and what is to follow it. */
+static bool take_text(uint8_t into[NQ_HEADROOM], uint8_t *len, const char *text, const char *end, char *error)
+{
+    size_t octets = text ? strlen(text) : 0;
+    if (!octets)
+        return true;
+    if (octets + 2 > NQ_HEADROOM || strpbrk(text, "\r\n")) {
+        snprintf(error, NQ_ERROR_MAX, "a text to insert must be one line of at most %d octets", NQ_HEADROOM - 2);
+        return false;
+    }
+    *len = (uint8_t)snprintf((char *)into, NQ_HEADROOM, "%s%s", text, end);
+    return true;
+}
+
+static bool take_texts(struct nq_policy *policy, const struct nq_policy_spec *spec, char *error)
+{
+    bool fits = take_text(policy->banner_text, &policy->banner_len, spec->banner_text, "", error) &&
+                take_text(policy->header, &policy->header_len, spec->insert_header, "\r\n", error);
+    policy->headroom = policy->banner_len > policy->header_len ? policy->banner_len : policy->header_len;
+    return fits;
+}
+
 struct nq_policy *nq_policy_new(const struct nq_policy_spec *spec, char *error)
 {
     struct nq_policy *policy = calloc(1, sizeof *policy);
@@ -95,10 +117,11 @@ struct nq_policy *nq_policy_new(const struct nq_policy_spec *spec, char *error)
     snprintf(policy->name, sizeof policy->name, "%s", spec->name);
     policy->mask_verbs = spec->mask_verbs;
     policy->mask_keywords = spec->mask_keywords;
+    policy->remove_keywords = spec->remove_keywords;
     policy->banner = (uint8_t)spec->banner;
     policy->max_data = spec->max_data;
     memcpy(policy->exceptions, spec->exceptions, NQ_EXCEPTIONS);
-    if (!add_words(&policy->verbs, spec->verbs, spec->verb_count, true, error) ||
+    if (!take_texts(policy, spec, error) || !add_words(&policy->verbs, spec->verbs, spec->verb_count, true, error) ||
         !add_words(&policy->keywords, spec->keywords, spec->keyword_count, false, error)) {
         free(policy);
         return NULL;

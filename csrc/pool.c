@@ -10,7 +10,7 @@
 #include "nq.h"
 
 struct layout {
-    size_t large_data, small_data, blocks, extents, held, total;
+    size_t large_data, small_data, blocks, extents, held, logs, total;
 };
 
 static size_t aligned(size_t octets) { return (octets + 63) & ~(size_t)63; }
@@ -23,7 +23,8 @@ static struct layout lay_out(const struct nq_settings *settings)
     at.blocks = aligned(at.small_data + (size_t)settings->small_blocks * NQ_SMALL_OCTETS);
     at.extents = aligned(at.blocks + ((size_t)settings->large_blocks + settings->small_blocks) * sizeof(struct nq_block));
     at.held = aligned(at.extents + (size_t)settings->extents * sizeof(struct nq_extent));
-    at.total = at.held + (size_t)settings->held * sizeof(struct nq_held);
+    at.logs = aligned(at.held + (size_t)settings->held * sizeof(struct nq_held));
+    at.total = at.logs + (size_t)settings->edit_logs * sizeof(struct nq_edit_log);
     return at;
 }
 
@@ -59,6 +60,11 @@ bool pool_init(struct nq_pool *pool, const struct nq_settings *settings)
     for (uint32_t i = settings->held; i-- > 0; pool->held_free++) {
         held[i].next = pool->held;
         pool->held = &held[i];
+    }
+    struct nq_edit_log *logs = (void *)(memory + at.logs);
+    for (uint32_t i = settings->edit_logs; i-- > 0; pool->logs_free++) {
+        logs[i].next = pool->logs;
+        pool->logs = &logs[i];
     }
     return true;
 }
@@ -136,4 +142,22 @@ void held_drop(struct nq_pool *pool, struct nq_held *held)
     held->next = pool->held;
     pool->held = held;
     pool->held_free++;
+}
+
+struct nq_edit_log *pool_edit_log(struct nq_pool *pool)
+{
+    struct nq_edit_log *log = pool->logs;
+    if (!log)
+        return NULL;
+    pool->logs = log->next;
+    pool->logs_free--;
+    log->count = 0;
+    return log;
+}
+
+void edit_log_drop(struct nq_pool *pool, struct nq_edit_log *log)
+{
+    log->next = pool->logs;
+    pool->logs = log;
+    pool->logs_free++;
 }

@@ -14,8 +14,8 @@ struct nq_speaker speaker_of(const struct nq_flow *flow, unsigned direction)
         .family = flow->family,
         .source_port = flow->key.port[self],
         .destination_port = flow->key.port[!self],
-        .seq = flow->stream[direction].next,
-        .ack = flow->stream[!direction].acked,
+        .seq = stream_next_out(&flow->stream[direction]),
+        .ack = stream_acknowledged(&flow->stream[!direction], flow->stream[!direction].acked),
     };
     memcpy(speaker.source, flow->key.address[self], 16);
     memcpy(speaker.destination, flow->key.address[!self], 16);

@@ -186,7 +186,8 @@ enum nq_token scan_reply(struct nq_line *line, const struct nq_automaton *keywor
         enum nq_token token = scan_overwrite(line, cursor);
         return token == TOKEN_TOO_LONG ? TOKEN_SPAN : token; /* a server's line has no bound here */
     }
-    case PHASE_BANNER: return scan_to_lf(line, cursor, TOKEN_SPAN);
+    case PHASE_BANNER:
+    case PHASE_REMOVE: return scan_to_lf(line, cursor, TOKEN_SPAN);
     default: return scan_to_lf(line, cursor, TOKEN_NONE);
     }
 }

@@ -73,8 +73,10 @@ static const struct {
 static void session_enter(struct nq_session *session, enum nq_mode mode)
 {
     session->mode = (uint8_t)mode;
-    if (mode == MODE_BODY)
-        session->body = BODY_LINE_START;
+    if (mode != MODE_BODY)
+        return;
+    session->body = BODY_LINE_START;
+    session->message_begins = true;
 }
 
 void session_begin(struct nq_session *session)
@@ -138,6 +140,10 @@ static struct nq_said hear_body(struct nq_session *session, struct nq_cursor *cu
 {
     const uint8_t *from = cursor->at;
     uint32_t pending = octets_of_a_final_dot(session->body);
+    if (session->message_begins) {
+        session->message_begins = false;
+        return (struct nq_said){ .what = SAID_MESSAGE, .why = REASON_HEADER_INSERTED };
+    }
     enum nq_token token = scan_body(&session->body, cursor);
     session->data += (uint64_t)(cursor->at - from) + pending;
     if (token != TOKEN_END_OF_DATA) {

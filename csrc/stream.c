@@ -14,6 +14,7 @@ void stream_begin(struct nq_stream *stream, uint32_t isn)
     stream->acked = isn + 1;
     stream->edge = isn + 1;
     stream->decided = 0;
+    stream->shift = 0;
     stream->fin = false;
 }
 
@@ -69,16 +70,17 @@ static bool blank_arrived(const struct nq_stream *stream, struct nq_view *view)
     return true;
 }
 
-static bool overlay(const struct nq_extent *extent, struct nq_view *view)
+/* `seq` is the payload's number in the numbering of the extents. */
+static bool overlay(const struct nq_extent *extent, struct nq_view *view, uint32_t seq)
 {
     bool differs = false;
-    uint32_t end = view->seq + view->payload_len;
+    uint32_t end = seq + view->payload_len;
     for (; extent && seq_before(extent->seq, end); extent = extent->next) {
-        uint32_t from = seq_max(extent->seq, view->seq);
+        uint32_t from = seq_max(extent->seq, seq);
         uint32_t to = seq_min(extent->seq + extent->len, end);
         if (!seq_before(from, to))
             continue;
-        uint8_t *ours = extent->data + (from - extent->seq), *theirs = view->payload + (from - view->seq);
+        uint8_t *ours = extent->data + (from - extent->seq), *theirs = view->payload + (from - seq);
         if (memcmp(ours, theirs, to - from) == 0)
             continue;
         memcpy(theirs, ours, to - from);
@@ -89,9 +91,11 @@ static bool overlay(const struct nq_extent *extent, struct nq_view *view)
 
 bool stream_restore(const struct nq_stream *stream, struct nq_view *view)
 {
-    bool differs = blank_arrived(stream, view);
-    differs |= overlay(stream->first, view);
-    differs |= overlay(stream->ahead, view);
+    bool differs = overlay(stream->ahead, view, view->seq);
+    if (!stream->log) { /* else what leaves is put together from the store */
+        differs |= blank_arrived(stream, view);
+        differs |= overlay(stream->first, view, view->seq);
+    }
     view->edited |= differs;
     return differs;
 }
@@ -154,11 +158,93 @@ enum nq_reason stream_store(struct nq_stream *stream, struct nq_pool *pool, cons
     if (len <= NQ_COPY_MAX && fits_last(stream, len))
         append_copy(stream->last, data, len);
     else
-        link_last(&stream->first, &stream->last, new_extent(pool, packet, stream->next, data, len));
+        link_last(&stream->first, &stream->last, new_extent(pool, packet, stream_next_out(stream), data, len));
     stream->stored += len;
     stream->decided += len;
     stream->next += len;
     return REASON_NONE;
+}
+
+/* ---- changes of length ---- */
+
+uint32_t stream_out(const struct nq_stream *stream, uint32_t seq)
+{
+    return edit_log_out(stream->log, stream->shift, seq);
+}
+
+uint32_t stream_acknowledged(const struct nq_stream *stream, uint32_t ack)
+{
+    return edit_log_acknowledged(stream->log, stream->shift, ack);
+}
+
+bool stream_may_edit(struct nq_stream *stream, struct nq_pool *pool, uint32_t edits)
+{
+    if (!stream->log)
+        stream->log = pool_edit_log(pool);
+    return stream->log && edit_log_room(stream->log, stream->acked, edits);
+}
+
+enum nq_reason stream_replace(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
+                              uint32_t removed, const uint8_t *text, uint32_t added)
+{
+    const struct nq_packet ours = { .block = NULL };
+    enum nq_reason reason = stream_room(stream, pool, settings, added);
+    if (reason)
+        return reason;
+    edit_log_add(stream->log, (struct nq_edit){ stream->next, stream_next_out(stream), removed, added });
+    if (added) {
+        if (fits_last(stream, added))
+            append_copy(stream->last, text, added);
+        else
+            link_last(&stream->first, &stream->last, new_extent(pool, &ours, stream_next_out(stream), (uint8_t *)text, added));
+        stream->stored += added;
+    }
+    stream->next += removed;
+    stream->decided += removed;
+    stream->shift += (int32_t)added - (int32_t)removed;
+    return REASON_NONE;
+}
+
+bool stream_copy(const struct nq_stream *stream, uint32_t from, uint32_t to, uint8_t *into)
+{
+    const struct nq_extent *extent = stream->first;
+    while (extent && seq_before(from, to)) {
+        uint32_t end = extent->seq + extent->len;
+        if (seq_before(from, extent->seq))
+            return false;
+        if (seq_before(from, end)) {
+            uint32_t len = seq_min(end, to) - from;
+            memcpy(into, extent->data + (from - extent->seq), len);
+            into += len;
+            from += len;
+        }
+        extent = extent->next;
+    }
+    return from == to;
+}
+
+/* Left edges go up and right edges down, so that the sender never takes for received what was not (RFC 2018). */
+static void translate_sack(const struct nq_stream *stream, uint8_t *option)
+{
+    for (uint8_t *block = option + 2; block + 8 <= option + option[1]; block += 8) {
+        uint32_t left = edit_log_received(stream->log, stream->shift, packet_load32(block));
+        uint32_t right = stream_acknowledged(stream, packet_load32(block + 4));
+        packet_store32(block, left);
+        packet_store32(block + 4, seq_before(left, right) ? right : left); /* an empty block says nothing */
+    }
+}
+
+void stream_translate_acks(const struct nq_stream *stream, struct nq_view *view, uint8_t window_scale)
+{
+    uint32_t growth = stream->log ? edit_log_growth(stream->log, stream->acked) : 0;
+    uint32_t units = (growth + (1u << window_scale) - 1) >> window_scale;
+    uint8_t *sack = packet_sack(view);
+    if (sack)
+        translate_sack(stream, sack);
+    view->ack = stream_acknowledged(stream, view->ack);
+    view->window = view->window > units ? view->window - units : 0; /* room for what we add */
+    packet_write_acks(view);
+    view->edited = true;
 }
 
 /* ---- octets that go ahead of a hole ---- */
@@ -232,6 +318,7 @@ struct nq_extent *stream_ahead_due(struct nq_stream *stream, struct nq_pool *poo
 void stream_adopt(struct nq_stream *stream)
 {
     struct nq_extent *extent = unlink_ahead(stream);
+    extent->seq += (uint32_t)stream->shift;
     link_last(&stream->first, &stream->last, extent);
     stream->decided += extent->len;
     stream->next += extent->len;
@@ -317,4 +404,7 @@ void stream_end(struct nq_stream *stream, struct nq_pool *pool)
     drop_all(&stream->first, &stream->last, pool);
     drop_all(&stream->ahead, &stream->ahead_last, pool);
     stream->stored = 0;
+    if (stream->log)
+        edit_log_drop(pool, stream->log);
+    stream->log = NULL;
 }

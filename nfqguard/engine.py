@@ -81,6 +81,7 @@ class Settings:
     held: int
     held_per_flow: int
     store_per_stream: int
+    edit_logs: int
     events: int
     synwait: int
     finwait: int
@@ -126,7 +127,11 @@ class Policy:
         "reset": lib.NQ_ANSWER_RESET,
         "pass": lib.NQ_ANSWER_PASS,
     }
-    _BANNERS: ClassVar[dict[str, int]] = {"pass": lib.NQ_BANNER_PASS, "asa": lib.NQ_BANNER_ASA}
+    _BANNERS: ClassVar[dict[str, int]] = {
+        "pass": lib.NQ_BANNER_PASS,
+        "asa": lib.NQ_BANNER_ASA,
+        "text": lib.NQ_BANNER_TEXT,
+    }
     _EXCEPTIONS: ClassVar[dict[str, int]] = {
         "midstream": lib.NQ_EXC_MIDSTREAM,
         "gap": lib.NQ_EXC_GAP,
@@ -162,6 +167,11 @@ class Policy:
             kept += [*texts, table]
             setattr(native, f"{field}s", table)
             setattr(native, f"{field}_count", len(texts))
+        for field, text in (("banner_text", spec.banner_text), ("insert_header", spec.insert_header)):
+            if text:
+                kept.append(ffi.new("char[]", text.encode()))
+                setattr(native, field, kept[-1])
+        native.remove_keywords = spec.remove_keywords
         native.mask_verbs = spec.mask_verbs
         native.mask_keywords = spec.mask_keywords
         native.banner = cls._BANNERS[spec.banner]

@@ -213,7 +213,7 @@ MISTAKES = [
     ("[policies.x]\nextends = 'asa'\nmask-verbs = 1",
      "policies.x.mask-verbs: 1 is not what is needed: give true or false"),
     ("[policies.x]\nextends = 'asa'\nmask-banner = 'pix'",
-     "policies.x.mask-banner: 'pix' is not known: give 'none' or 'asa'"),
+     "policies.x.mask-banner: 'pix' is not known: give 'none', 'asa' or 'text'"),
     ("[policies.x]\nextends = 'asa'\nmax-data = -1", "policies.x.max-data: -1 is too small: give at least 0"),
     ("[policies.x]\nextends = 'asa'\n[policies.x.exceptions]\ngap = 'ignore'",
      "policies.x.exceptions.gap: 'ignore' is not known: give 'drop', 'reset' or 'pass'"),

@@ -16,7 +16,10 @@ class PolicySpec:
     keywords       upper case; what a server may offer in its EHLO reply
     mask_verbs     other verbs become X
     mask_keywords  other keywords become X
+    remove_keywords  with mask_keywords: their lines are taken out instead
     banner         what becomes of the greeting
+    banner_text    what it says instead, where banner is "text"
+    insert_header  a header line put before each message; empty: none
     max_data       octets of message data in one session; 0: no limit
     exceptions     midstream, gap, memory, unparsable, truncated -> drop, reset, pass
     """
@@ -26,9 +29,17 @@ class PolicySpec:
     keywords: tuple[str, ...]
     mask_verbs: bool
     mask_keywords: bool
-    banner: Literal["pass", "asa"]
+    banner: Literal["pass", "asa", "text"]
     max_data: int
     exceptions: dict[str, str] = field(hash=False)
+    remove_keywords: bool = False
+    banner_text: str = ""
+    insert_header: str = ""
+
+    @property
+    def changes_length(self) -> bool:
+        """Can an edit change how many octets a stream has?"""
+        return self.remove_keywords or self.banner == "text" or bool(self.insert_header)
 
 
 def compile_policy(name: str, policy: Policy) -> PolicySpec:
@@ -39,7 +50,10 @@ def compile_policy(name: str, policy: Policy) -> PolicySpec:
         keywords=policy.ehlo_keywords,
         mask_verbs=policy.mask_verbs,
         mask_keywords=policy.mask_ehlo,
-        banner="asa" if policy.mask_banner == "asa" else "pass",
+        banner="pass" if policy.mask_banner == "none" else policy.mask_banner,
         max_data=policy.max_data,
         exceptions=dict(policy.exceptions),
+        remove_keywords=policy.remove_ehlo,
+        banner_text=policy.banner_text,
+        insert_header=policy.insert_header,
     )

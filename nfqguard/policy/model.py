@@ -104,6 +104,9 @@ POLICY_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,30}$"
 """What a policy may be called: it appears in every event, and the engine keeps 31 octets of it."""
 
 
+OneLine = Annotated[str, Field(max_length=253, pattern=r"^[\x20-\x7e]*$")]
+
+
 class Exceptions(Section):
     """What is done where the inspection cannot tell. Closed by default."""
 
@@ -134,8 +137,15 @@ class Policy(Section):
     """What a server may offer in its reply to EHLO."""
     mask_ehlo: StrictBool = False
     """Another keyword, with its arguments, becomes X."""
-    mask_banner: Literal["none", "asa"] = "none"
-    """asa: in the greeting all but `2`, `0`, the code's separator and the blank after it becomes `*`."""
+    remove_ehlo: StrictBool = False
+    """With mask-ehlo: the lines of other keywords are taken out of the reply. Where a line comes in pieces it becomes X."""
+    mask_banner: Literal["none", "asa", "text"] = "none"
+    """asa: in the greeting all but `2`, `0`, the code's separator and the blank after it becomes `*`. text: the greeting's
+    text becomes that of banner-text."""
+    banner_text: OneLine = ""
+    """What the greeting says instead, without its code."""
+    insert_header: OneLine = ""
+    """A header line that is put before each message, such as "X-Gateway: mail.example.net"."""
     max_data: Annotated[StrictInt, Field(ge=0, le=2**63 - 1)] = 0
     """Octets of message data in one session; beyond it the session is closed. 0: no limit."""
     exceptions: Exceptions = Exceptions()

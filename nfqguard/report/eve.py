@@ -21,6 +21,9 @@ ACTIONS = {
     EventType.RESET: ("reset", None),
     EventType.DROP: ("drop", None),
     EventType.TRANSITION: ("log", None),
+    EventType.REMOVE_KEYWORD: ("remove", "ehlo-reply-parameter"),
+    EventType.REPLACE_BANNER: ("replace", "mask-banner"),
+    EventType.INSERT_HEADER: ("insert", "header"),
 }
 """Event -> what was done, and by which match (ASA's names)."""
 

@@ -16,6 +16,9 @@ class EventType(IntEnum):
     RESET = 5
     DROP = 6
     TRANSITION = 7
+    REMOVE_KEYWORD = 8
+    REPLACE_BANNER = 9
+    INSERT_HEADER = 10
 
 
 @dataclass(frozen=True, slots=True)
