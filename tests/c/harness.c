@@ -1,23 +1,16 @@
 /*
- * harness.c - the runner. One process a test: a sanitizer's report then belongs to one test, and no test sees what another
- * has left in memory.
+ * harness.c - checks and guarded memory.
  */
 #include "harness.h"
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-static struct test *tests;
 static char row[256];
-
-void harness_add(struct test *test)
-{
-    test->next = tests;
-    tests = test;
-}
 
 void harness_row(const char *format, ...)
 {
@@ -36,7 +29,7 @@ _Noreturn void harness_fail(const char *file, int line, const char *format, ...)
     va_end(arguments);
     fprintf(stderr, "%s%s\n", *row ? "\n  in the row: " : "", row);
     fflush(stderr);
-    _exit(1);
+    abort(); /* libFuzzer keeps the input of what ends like this */
 }
 
 static void print_octets(const char *title, const uint8_t *octets, size_t len, size_t from)
@@ -88,36 +81,4 @@ uint32_t dice_below(struct dice *dice, uint32_t bound)
     dice->state ^= dice->state << 25;
     dice->state ^= dice->state >> 27;
     return (uint32_t)((dice->state * 0x2545f4914f6cdd1dull) >> 32) % bound;
-}
-
-/* ".../test_scan.c", "empty_lines" -> "scan.empty_lines" */
-static void full_name(const struct test *test, char *into, size_t size)
-{
-    const char *base = strrchr(test->file, '/');
-    base = base ? base + 1 : test->file;
-    if (strncmp(base, "test_", 5) == 0)
-        base += 5;
-    snprintf(into, size, "%.*s.%s", (int)strcspn(base, "."), base, test->name);
-}
-
-int main(int argc, char **argv)
-{
-    char name[128];
-    if (argc != 2) {
-        fprintf(stderr, "usage: %s --list | NAME\n", argv[0]);
-        return 2;
-    }
-    for (struct test *test = tests; test; test = test->next) {
-        full_name(test, name, sizeof name);
-        if (strcmp(argv[1], "--list") == 0)
-            printf("%s\n", name);
-        else if (strcmp(argv[1], name) == 0) {
-            test->run();
-            return 0;
-        }
-    }
-    if (strcmp(argv[1], "--list") == 0)
-        return 0;
-    fprintf(stderr, "no test is called %s\n", argv[1]);
-    return 2;
 }

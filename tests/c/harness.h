@@ -3,7 +3,7 @@
  * ends where the octets end.
  *
  *   c_tests --list          one "file.test" a line
- *   c_tests file.test       runs that one; exit status 0, or 1 and the failed check on standard error
+ *   c_tests file.test       runs that one; exit status 0, or the failed check on standard error and SIGABRT
  *
  * Each test runs in a process of its own, so a check that fails ends the process: nothing is unwound.
  */

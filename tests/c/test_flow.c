@@ -727,3 +727,27 @@ TEST(sequence_numbers_wrap_at_every_octet)
         check_wrap(0x80000000u - before, 0x7fffffffu - before);
     }
 }
+
+TEST(a_rst_before_the_answer_lets_no_octet_of_the_other_end_through)
+{
+    struct wire wire;
+    opened(&wire);
+    wire.side[SERVER].isn = 0u - 500; /* below the zero that an unopened stream is filled with */
+    wire_next_flow(&wire, 40000);
+    wire_send(&wire, syn_of(&wire));
+    CHECK_EQUAL(wire_send(&wire, next_of(&wire, CLIENT, NQ_RST)), ACCEPTED);
+    CHECK_EQUAL(wire_say(&wire, SERVER, "2"), DROPPED);
+    CHECK_EQUAL(wire_say(&wire, SERVER, "20 x\r\n"), DROPPED);
+    wire_close(&wire);
+}
+
+TEST(an_ack_after_a_rst_before_the_answer_scales_no_window)
+{
+    struct wire wire;
+    opened(&wire);
+    wire_send(&wire, syn_of(&wire));
+    CHECK_EQUAL(wire_send(&wire, next_of(&wire, CLIENT, NQ_RST)), ACCEPTED);
+    wire_ack(&wire, CLIENT);
+    wire_ack(&wire, SERVER);
+    wire_close(&wire);
+}

@@ -31,7 +31,7 @@ static void feed(feeder *eat, void *scanner, const uint8_t *octets, size_t from,
     if (from == to)
         return;
     uint8_t *copy = guarded(octets + from, to - from);
-    struct nq_cursor cursor = { copy, copy, copy + (to - from) };
+    struct nq_cursor cursor = { .begin = copy, .at = copy, .end = copy + (to - from) };
     eat(scanner, &cursor, trace);
 }
 
@@ -456,7 +456,7 @@ static int scanned_end(const uint8_t *octets, int len, int cut)
 {
     uint8_t state = BODY_LINE_START, *all = (uint8_t *)octets;
     for (int piece = 0; piece < 2; piece++) {
-        struct nq_cursor cursor = { all, all + (piece ? cut : 0), all + (piece ? len : cut) };
+        struct nq_cursor cursor = { .begin = all, .at = all + (piece ? cut : 0), .end = all + (piece ? len : cut) };
         if (cursor.at < cursor.end && scan_body(&state, &cursor) == TOKEN_END_OF_DATA)
             return (int)(cursor.at - octets);
     }
@@ -487,7 +487,7 @@ static void check_alignment(const char *pattern, int before, int behind)
     memset(octets, 'a', sizeof octets);
     memcpy(octets + before, pattern, (size_t)len);
     uint8_t *copy = guarded(octets, (size_t)(before + len + behind));
-    struct nq_cursor cursor = { copy, copy, copy + before + len + behind };
+    struct nq_cursor cursor = { .begin = copy, .at = copy, .end = copy + before + len + behind };
     uint8_t state = BODY_INSIDE;
     bool ends = strcmp(pattern, "\r\n.\r\n") == 0;
     harness_row("%d octets, a pattern of %d (%s), %d octets", before, len, ends ? "an end" : "none", behind);

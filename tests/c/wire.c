@@ -4,6 +4,7 @@
  */
 #include "wire.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "harness.h"
@@ -270,6 +271,25 @@ static void note_ack(struct wire *wire, const uint8_t *octets, uint32_t len)
         side->acked = view.ack;
 }
 
+/* What went in and became of it, one line a packet, where the environment holds WIRE_TRACE. */
+static void trace(const struct wire *wire, const uint8_t *octets, const struct nq_packet *packet)
+{
+    static const char *const became[] = { "held", "accepted", "edited", "dropped" };
+    struct nq_view view;
+    if (!getenv("WIRE_TRACE"))
+        return;
+    struct nq_packet copy = { .data = (uint8_t *)octets, .len = packet->len };
+    fprintf(stderr, "%6u %s: %u octets, interfaces %u %u", wire->id, became[wire->outcomes[wire->id]], packet->len,
+            packet->in_ifindex, packet->out_ifindex);
+    if (packet_view(&view, &copy) == REASON_NONE) {
+        unsigned from = view.source_port == wire->server_port ? SERVER : CLIENT;
+        fprintf(stderr, ", ports %u %u, seq +%d, ack +%d, %u octets, flags %02x, \"%.*s\"", view.source_port,
+                view.destination_port, (int)(view.seq - wire->side[from].isn), (int)(view.ack - wire->side[!from].isn),
+                view.payload_len, view.flags, (int)view.payload_len, view.payload);
+    }
+    fprintf(stderr, "\n");
+}
+
 enum outcome wire_send_raw(struct wire *wire, const uint8_t *octets, struct nq_packet packet)
 {
     CHECK(wire->id + 1 < WIRE_PACKETS);
@@ -282,6 +302,7 @@ enum outcome wire_send_raw(struct wire *wire, const uint8_t *octets, struct nq_p
     keep(wire, octets, packet.len);
     note_ack(wire, octets, packet.len);
     take_result(wire, nq_engine_packet(wire->engine, &packet, wire->now));
+    trace(wire, octets, &packet);
     if (packet.block)
         block_drop(engine_pool(wire->engine), packet.block);
     return wire->outcomes[wire->id];
@@ -387,10 +408,15 @@ static void check_pool(struct wire *wire)
 
 void wire_close(struct wire *wire)
 {
-    take_result(wire, nq_engine_drain(wire->engine, wire->now));
+    struct nq_event events[64];
+    for (uint32_t round = 0; round == 0 || wire_count(wire, "flows"); round++) {
+        CHECK(round <= wire->settings.flows);
+        while (nq_engine_events(wire->engine, events, 64))
+            ;
+        take_result(wire, nq_engine_drain(wire->engine, wire->now));
+    }
     CHECK_EQUAL(wire->decided, wire->id);
     CHECK(wire->kept == NULL);
-    CHECK_EQUAL(wire_count(wire, "flows"), 0);
     wire_tick(wire, wire->now); /* what was decided in one call is given back at the next */
     check_pool(wire);
     nq_engine_free(wire->engine);
