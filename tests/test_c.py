@@ -21,7 +21,9 @@ def sources() -> list[Path]:
 
 
 def names() -> list[str]:
-    return [f"{path.stem.removeprefix('test_')}.{name}" for path in sources() for name in TEST.findall(path.read_text())]
+    return [
+        f"{path.stem.removeprefix('test_')}.{name}" for path in sources() for name in TEST.findall(path.read_text())
+    ]
 
 
 @functools.cache
@@ -50,12 +52,12 @@ def test_every_c_test_is_listed(compiler: str) -> None:
 # ---- the deterministic mutation run, and the same under libFuzzer
 
 REACHED = [
-    "accepted", "edited", "dropped", "injected", "held", "ahead", "retransmissions-restored", "flows-opened", "commands",
-    "replies", "messages", "commands-masked", "keywords-masked", "banners-masked", "resets", "events", "events-lost",
-    "drop.short-packet", "drop.bad-checksum", "drop.bad-tcp-flags", "drop.midstream", "drop.handshake", "drop.wrong-interface",
-    "drop.ack-beyond", "drop.outside-window", "drop.rst-sequence", "drop.data-after-fin", "drop.flow-table-full",
-    "drop.memory", "drop.held-limit", "drop.held-already", "drop.held-expired", "drop.flow-is-closed",
-    "drop.sent-before-reply", "drop.incomplete-verb", "drop.starttls-injection",
+    "accepted", "edited", "dropped", "injected", "held", "ahead", "retransmissions-restored", "flows-opened",
+    "commands", "replies", "messages", "commands-masked", "keywords-masked", "banners-masked", "resets", "events", "events-lost",
+    "drop.short-packet", "drop.bad-checksum", "drop.bad-tcp-flags", "drop.midstream", "drop.handshake",
+    "drop.wrong-interface", "drop.ack-beyond", "drop.outside-window", "drop.rst-sequence", "drop.data-after-fin",
+    "drop.flow-table-full", "drop.memory", "drop.held-limit", "drop.held-already", "drop.held-expired",
+    "drop.flow-is-closed", "drop.sent-before-reply", "drop.incomplete-verb", "drop.starttls-injection",
 ]
 
 
