@@ -46,7 +46,7 @@ class Guard:
 
     @property
     def log(self) -> Path:
-        """What the daemon wrote to its standard error."""
+        """What the daemon said."""
         return self.folder / "log"
 
     def write_config(self) -> None:
@@ -74,7 +74,7 @@ class Guard:
         """Run the daemon and wait until its queue is bound. LabError quotes its log."""
         with self.log.open("ab") as log:
             self.process = self.lab.gateway.popen([*self._program(), "run", "--config", str(self.config)],
-                                                  env=_environment(), stdin=subprocess.DEVNULL, stderr=log)
+                                                  env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + START_SECONDS
         while not self.bound():
             if self.process.poll() is not None or time.monotonic() > deadline:
