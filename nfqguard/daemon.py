@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
+from nfqguard.deploy.requirement import unmet
 from nfqguard.engine import Engine, EngineError, Policy, Queue, QueueSettings, Settings
 from nfqguard.nfqueue import BoundQueue, QueueError, kernel_queue
 from nfqguard.notify import Notifier
@@ -102,6 +103,8 @@ class Worker:
 def run(configuration: Configuration, events: str | None = None) -> None:
     """Inspect what the deployment brings to the queues until SIGTERM or SIGINT; events go to the file `events` (`-`:
     standard output) or to the configuration's. Raises DaemonError, with nothing left bound, where that cannot be."""
+    if problems := unmet(configuration):
+        raise DaemonError("; ".join(map(str, problems)))
     file = events or configuration.events.file
     try:
         output = Output(file)

@@ -2,12 +2,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import click
 
+from nfqguard.deploy.requirement import unmet
 from nfqguard.policy.load import DEFAULT_FILE, ConfigError, Configuration, load
 
 
@@ -20,6 +21,7 @@ def check(config: Path, as_json: bool) -> None:
     outcome: Configuration | ConfigError
     try:
         outcome = load(config)
+        outcome = replace(outcome, warnings=(*outcome.warnings, *unmet(outcome)))
     except ConfigError as error:
         outcome = error
     if as_json:

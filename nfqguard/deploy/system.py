@@ -10,6 +10,8 @@ from pathlib import Path
 
 CAP_NET_ADMIN = 12
 """linux/capability.h."""
+CONNTRACK_LIBERAL = "net.netfilter.nf_conntrack_tcp_be_liberal"
+"""Documentation/networking/nf_conntrack-sysctl.rst: 1 lets all but RST segments pass outside the window."""
 
 
 def has_ipv6() -> bool:
@@ -35,6 +37,15 @@ def bound_queues() -> frozenset[int] | None:
     except OSError:
         return None
     return frozenset(int(line.split()[0]) for line in lines if line.strip())
+
+
+def conntrack_is_liberal() -> bool | None:
+    """Whether connection tracking lets TCP segments pass that are outside the window it knows; None where there is no
+    connection tracking. Each network namespace has its own setting, and /proc/sys shows the calling thread's."""
+    try:
+        return (Path("/proc/sys") / CONNTRACK_LIBERAL.replace(".", "/")).read_text().strip() != "0"
+    except OSError:
+        return None
 
 
 def search_path() -> str:
