@@ -21,7 +21,7 @@ struct nq_engine {
     struct nq_block *composed;  /* packets put together in this call; they stay until the next */
     uint64_t now, ticked;
     uint64_t counters[COUNTERS];
-    uint8_t scratch[NQ_INJECTIONS][64];
+    uint8_t scratch[NQ_INJECTIONS][NQ_OURS_OCTETS];
 };
 
 /* ---- counters ---- */
@@ -270,14 +270,20 @@ static void accept_segment(struct nq_engine *engine, const struct nq_flow *flow,
     accept(engine, view);
 }
 
-static void inject_rst(struct nq_engine *engine, const struct nq_speaker *speaker)
+static void inject(struct nq_engine *engine, const struct nq_speaker *speaker, uint8_t flags, const uint8_t *text,
+                   uint32_t text_len)
 {
     if (engine->injections == NQ_INJECTIONS)
         return;
     uint8_t *into = engine->scratch[engine->injections++];
-    uint32_t len = refuse_rst(speaker, into);
+    uint32_t len = refuse_say(speaker, flags, text, text_len, into);
     engine_count(engine, COUNT_INJECTED);
     *output(engine) = (struct nq_output){ .kind = NQ_INJECTION, .len = len, .data = into };
+}
+
+static void inject_rst(struct nq_engine *engine, const struct nq_speaker *speaker)
+{
+    inject(engine, speaker, NQ_RST, NULL, 0);
 }
 
 /* ---- the end of a flow ---- */
@@ -313,10 +319,61 @@ static void remove_flow(struct nq_engine *engine, struct nq_flow *flow, enum nq_
     __atomic_store_n(&engine->counters[COUNT_FLOWS], engine->flows.used, __ATOMIC_RELAXED);
 }
 
+/* The reply and the end of the server's stream, again where the client has not acknowledged them. */
+static void say_refusal(struct nq_engine *engine, struct nq_flow *flow, const struct nq_view *view)
+{
+    const struct nq_policy *policy = flow->policy;
+    struct nq_speaker server = speaker_answering(flow, view, 0);
+    flow->replied = engine->now;
+    inject(engine, &server, NQ_PSH | NQ_FIN, policy->refusal, policy->refusal_len);
+}
+
+/* Take a refused client's octets: in order, they are acknowledged and thrown away. False where it has had enough of that. */
+static bool discard(struct nq_flow *flow, const struct nq_view *view)
+{
+    struct nq_stream *stream = &flow->stream[0];
+    uint32_t end = view->seq + view->payload_len;
+    if (!seq_after(view->seq, stream->next) && seq_after(end, stream->next)) {
+        flow->discarded += end - stream->next;
+        stream->next = end;
+    }
+    if ((view->flags & NQ_FIN) && end == stream->next && !stream->fin) {
+        stream->fin = true;
+        stream->next++;
+    }
+    return flow->discarded <= NQ_DISCARD;
+}
+
+/* The client is told why and the server is reset; then the client's octets are taken off its hands until it has read that:
+ * one that is still writing a message reads nothing before it is done. */
+static void refuse_with_reply(struct nq_engine *engine, struct nq_flow *flow, const struct nq_view *view,
+                              enum nq_reason reason)
+{
+    struct nq_speaker client = speaker_of(flow, 0);
+    engine_count(engine, COUNT_REFUSALS);
+    flow->answers_reset = true;
+    discard(flow, view);
+    say_refusal(engine, flow, view);
+    inject_rst(engine, &client);
+    flow_on(&engine->flows, flow, ON_REPLIED, engine->now);
+    finish(engine, flow, reason);
+}
+
+static bool may_reply(const struct nq_flow *flow, unsigned direction)
+{
+    bool open = flow->state == FLOW_ESTABLISHED || flow->state == FLOW_HALF_CLOSED;
+    return flow->policy->refusal_len && direction == 0 && open && !flow->stream[1].fin;
+}
+
 /* Both ends are told, the packet goes nowhere, what follows is dropped. */
-static void refuse(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, enum nq_reason reason)
+static void refuse(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, const struct nq_view *view,
+                   enum nq_reason reason)
 {
     report_reset(engine, flow, direction, (uint8_t)reason);
+    if (may_reply(flow, direction)) {
+        refuse_with_reply(engine, flow, view, reason);
+        return;
+    }
     engine_count(engine, COUNT_RESETS);
     for (unsigned i = 0; i < 2; i++) {
         struct nq_speaker speaker = speaker_of(flow, i);
@@ -338,6 +395,43 @@ static void bury(struct nq_engine *engine, struct nq_flow *flow, unsigned direct
     speaker.seq = view->ack;
     speaker.ack = view->seq + view->payload_len;
     inject_rst(engine, &speaker);
+}
+
+static void end_refused(struct nq_engine *engine, struct nq_flow *flow)
+{
+    flow->answers_reset = true;
+    flow_on(&engine->flows, flow, ON_REFUSED, engine->now);
+}
+
+/* A packet of a flow whose client is being told why it was refused. */
+static void hear_refused(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, const struct nq_view *view)
+{
+    uint32_t said = flow->policy->refusal_len + 1u;
+    uint32_t end = stream_next_out(&flow->stream[1]) + said;
+    if (direction == 1) {
+        bury(engine, flow, direction, view);
+        return;
+    }
+    drop(engine, flow, direction, view, REASON_DEAD);
+    if (view->flags & (NQ_RST | NQ_SYN)) {
+        if ((view->flags & NQ_RST) && (view->seq == flow->stream[0].next || view->seq == flow->stream[0].acked))
+            end_refused(engine, flow);
+        return;
+    }
+    if (!discard(flow, view)) {
+        struct nq_speaker server = speaker_answering(flow, view, said);
+        inject_rst(engine, &server);
+        end_refused(engine, flow);
+        return;
+    }
+    if (seq_before(view->ack, end) && engine->now - flow->replied >= NQ_REPEAT)
+        say_refusal(engine, flow, view);
+    else if (view->payload_len || (view->flags & NQ_FIN)) {
+        struct nq_speaker server = speaker_answering(flow, view, said);
+        inject(engine, &server, 0, NULL, 0);
+    }
+    if (flow->stream[0].fin && !seq_before(view->ack, end))
+        end_refused(engine, flow);
 }
 
 /* ---- what is said ---- */
@@ -559,7 +653,7 @@ static void decide(struct nq_engine *engine, struct nq_flow *flow, unsigned dire
     reason = judge_fresh(engine, flow, direction, view, view->payload + known, &taken);
     if (reason) {
         drop_id(engine, view->packet->id, reason);
-        refuse(engine, flow, direction, reason);
+        refuse(engine, flow, direction, view, reason);
         return;
     }
     if (known + taken < view->payload_len) {
@@ -735,6 +829,10 @@ static void judge(struct nq_engine *engine, const struct nq_packet *packet)
     flow->stream[direction].octets += packet->len;
     if (flow->state == FLOW_DEAD) {
         bury(engine, flow, direction, &view);
+        return;
+    }
+    if (flow->state == FLOW_REFUSED) {
+        hear_refused(engine, flow, direction, &view);
         return;
     }
     reason = flow_segment(&engine->flows, &engine->pool, flow, direction, &view, engine->now);

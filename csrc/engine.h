@@ -75,6 +75,8 @@ struct nq_policy_spec {
     uint32_t banner;            /* enum nq_banner */
     const char *banner_text;    /* NQ_BANNER_TEXT: what stands in the greeting instead, without code; at most 253 octets */
     const char *insert_header;  /* a header line put before each message, without line end; at most 253 octets; NULL: none */
+    const char *refusal;        /* the reply that a refused client reads, with its code; at most 253 octets; NULL: both ends
+                                   are reset without a word */
     uint64_t max_data;          /* octets of message data per session; 0: no limit */
     uint8_t exceptions[5];      /* enum nq_answer, by enum nq_exception */
 };

@@ -45,15 +45,16 @@ static uint32_t hash(const struct nq_flow_table *table, const struct nq_key *key
 #define NO FLOW_FREE
 
 static const uint8_t next_state[FLOW_STATES][FLOW_EVENTS] = {
-    /*                      SYN            SYN-ACK            ACK               first FIN         second FIN    all acked    RST          refused */
-    [FLOW_FREE]         = { FLOW_SYN_SENT, NO,                NO,               NO,               NO,           NO,          NO,          NO        },
-    [FLOW_SYN_SENT]     = { FLOW_SYN_SENT, FLOW_SYN_RECEIVED, NO,               NO,               NO,           NO,          FLOW_CLOSED, FLOW_DEAD },
-    [FLOW_SYN_RECEIVED] = { FLOW_SYN_SENT, FLOW_SYN_RECEIVED, FLOW_ESTABLISHED, NO,               NO,           NO,          FLOW_CLOSED, FLOW_DEAD },
-    [FLOW_ESTABLISHED]  = { FLOW_SYN_SENT, NO,                NO,               FLOW_HALF_CLOSED, NO,           NO,          FLOW_CLOSED, FLOW_DEAD },
-    [FLOW_HALF_CLOSED]  = { FLOW_SYN_SENT, NO,                NO,               NO,               FLOW_CLOSING, NO,          FLOW_CLOSED, FLOW_DEAD },
-    [FLOW_CLOSING]      = { FLOW_SYN_SENT, NO,                NO,               NO,               NO,           FLOW_CLOSED, FLOW_CLOSED, FLOW_DEAD },
-    [FLOW_CLOSED]       = { FLOW_SYN_SENT, NO,                NO,               NO,               NO,           FLOW_CLOSED, FLOW_CLOSED, FLOW_DEAD },
-    [FLOW_DEAD]         = { FLOW_SYN_SENT, NO,                NO,               NO,               NO,           NO,          NO,          FLOW_DEAD },
+    /*                      SYN            SYN-ACK            ACK               first FIN         second FIN    all acked    RST          refused    replied */
+    [FLOW_FREE]         = { FLOW_SYN_SENT, NO,                NO,               NO,               NO,           NO,          NO,          NO,        NO           },
+    [FLOW_SYN_SENT]     = { FLOW_SYN_SENT, FLOW_SYN_RECEIVED, NO,               NO,               NO,           NO,          FLOW_CLOSED, FLOW_DEAD, NO           },
+    [FLOW_SYN_RECEIVED] = { FLOW_SYN_SENT, FLOW_SYN_RECEIVED, FLOW_ESTABLISHED, NO,               NO,           NO,          FLOW_CLOSED, FLOW_DEAD, NO           },
+    [FLOW_ESTABLISHED]  = { FLOW_SYN_SENT, NO,                NO,               FLOW_HALF_CLOSED, NO,           NO,          FLOW_CLOSED, FLOW_DEAD, FLOW_REFUSED },
+    [FLOW_HALF_CLOSED]  = { FLOW_SYN_SENT, NO,                NO,               NO,               FLOW_CLOSING, NO,          FLOW_CLOSED, FLOW_DEAD, FLOW_REFUSED },
+    [FLOW_CLOSING]      = { FLOW_SYN_SENT, NO,                NO,               NO,               NO,           FLOW_CLOSED, FLOW_CLOSED, FLOW_DEAD, NO           },
+    [FLOW_CLOSED]       = { FLOW_SYN_SENT, NO,                NO,               NO,               NO,           FLOW_CLOSED, FLOW_CLOSED, FLOW_DEAD, NO           },
+    [FLOW_REFUSED]      = { NO,            NO,                NO,               NO,               NO,           NO,          NO,          FLOW_DEAD, NO           },
+    [FLOW_DEAD]         = { FLOW_SYN_SENT, NO,                NO,               NO,               NO,           NO,          NO,          FLOW_DEAD, NO           },
 };
 
 #undef NO
@@ -62,7 +63,7 @@ static const uint8_t timer_of[FLOW_STATES] = {
     [FLOW_SYN_SENT] = TIMER_SYN, [FLOW_SYN_RECEIVED] = TIMER_SYN,
     [FLOW_ESTABLISHED] = TIMER_IDLE, [FLOW_HALF_CLOSED] = TIMER_IDLE,
     [FLOW_CLOSING] = TIMER_FIN, [FLOW_CLOSED] = TIMER_FIN,
-    [FLOW_DEAD] = TIMER_TOMBSTONE,
+    [FLOW_REFUSED] = TIMER_REFUSED, [FLOW_DEAD] = TIMER_TOMBSTONE,
 };
 
 static uint32_t index_of(const struct nq_flow_table *table, const struct nq_flow *flow)
@@ -147,7 +148,8 @@ bool flow_table_init(struct nq_flow_table *table, const struct nq_settings *sett
         table->free = i;
     }
     memcpy(table->hash_key, settings->hash_key, sizeof table->hash_key);
-    const uint32_t seconds[TIMERS] = { settings->synwait, settings->idle, settings->finwait, settings->tombstone };
+    const uint32_t seconds[TIMERS] = { settings->synwait, settings->idle, settings->finwait, NQ_REFUSED,
+                                         settings->tombstone };
     for (int timer = 0; timer < TIMERS; timer++)
         table->timeout[timer] = seconds[timer] * 1000000000ull;
     return true;
@@ -260,9 +262,12 @@ bool flow_replaced(const struct nq_flow *flow, unsigned direction, const struct 
     return syn && over && !again;
 }
 
+/* Where both ends live on this host, both directions leave by OUTPUT: what this host sends cannot be forged from outside. */
 static bool bound(const struct nq_flow_table *table, const struct nq_stream *own, const struct nq_packet *packet)
 {
-    return !table->binding || (packet->in_ifindex == own->in_ifindex && packet->out_ifindex == own->out_ifindex);
+    bool between_us = own->out_ifindex == 0 && packet->in_ifindex == 0 && packet->out_ifindex == own->in_ifindex;
+    return !table->binding || between_us ||
+           (packet->in_ifindex == own->in_ifindex && packet->out_ifindex == own->out_ifindex);
 }
 
 bool flow_reopened(const struct nq_flow_table *table, const struct nq_flow *flow, unsigned direction,

@@ -29,6 +29,11 @@
 #define NQ_SYNWAIT           30      /* seconds; the seeds' synwait-time, finwait-time and tcp idle-time */
 #define NQ_FINWAIT           5
 #define NQ_IDLE              3600
+#define NQ_REPLY_OCTETS      255     /* a refusal's text, with its line end */
+#define NQ_OURS_OCTETS       (60 + 12 + NQ_REPLY_OCTETS) /* a packet of our own: IPv6 and TCP header, timestamps, text */
+#define NQ_REFUSED           60      /* seconds that a client has to read why it was refused */
+#define NQ_REPEAT            1000000000u /* ns after which a refusal that was not acknowledged is sent again */
+#define NQ_DISCARD           (64u << 20) /* octets of a refused client that are acknowledged and thrown away */
 #define NQ_TOMBSTONE         120     /* two maximum segment lifetimes as Linux counts them */
 
 #define NQ_LARGE_OCTETS      67584   /* a netlink message with a packet of 65,531 octets and its attributes */
@@ -177,6 +182,8 @@ struct nq_speaker {             /* as whom a packet of our own speaks, and to wh
     uint8_t source[16], destination[16];    /* network order; IPv4 as ::ffff:a.b.c.d */
     uint16_t source_port, destination_port; /* host order */
     uint32_t seq, ack;          /* host order */
+    bool stamped;               /* the connection uses timestamps (RFC 7323) */
+    uint8_t stamps[8];          /* TSval and TSecr, network order */
 };
 
 /* Returns REASON_NONE and fills the view, or the reason why this is no TCP segment that can be judged. */
@@ -201,6 +208,8 @@ void packet_clear_urgent(struct nq_view *view);
 void packet_cut(struct nq_view *view, uint32_t octets);
 /* The payload has `octets` octets now: lengths are rewritten, checksums are not. */
 void packet_resize(struct nq_view *view, uint32_t octets);
+/* The timestamps option's first octet, or NULL (RFC 7323). */
+uint8_t *packet_timestamps(const struct nq_view *view);
 /* The SACK option's first octet, or NULL (RFC 2018). */
 uint8_t *packet_sack(const struct nq_view *view);
 /* A sender of shorter segments leaves room for what we add. False where the option is missing. */
@@ -246,7 +255,8 @@ struct nq_policy {
     uint64_t max_data;
     bool remove_keywords;       /* lines of other keywords are taken out, not overwritten */
     uint8_t headroom;           /* octets that an edit may add; the MSS is lowered by as much */
-    uint8_t banner_len, header_len;
+    uint8_t banner_len, header_len, refusal_len;
+    uint8_t refusal[NQ_REPLY_OCTETS];       /* with its line end; empty: both ends are reset */
     uint8_t banner_text[NQ_HEADROOM];       /* without code and line end */
     uint8_t header[NQ_HEADROOM];            /* with its line end */
 };
@@ -517,12 +527,13 @@ enum nq_flow_state {            /* as seen from the middle */
     FLOW_HALF_CLOSED,           /* one FIN is decided */
     FLOW_CLOSING,               /* both are */
     FLOW_CLOSED,                /* both are acknowledged, or a valid RST passed */
+    FLOW_REFUSED,               /* the server is reset, the client is being told why */
     FLOW_DEAD,                  /* ended by the policy: a tombstone */
     FLOW_STATES
 };
 
 enum nq_flow_event {
-    ON_SYN = 0, ON_SYN_ACK, ON_ACK, ON_FIRST_FIN, ON_SECOND_FIN, ON_ALL_ACKED, ON_RST, ON_REFUSED, FLOW_EVENTS
+    ON_SYN = 0, ON_SYN_ACK, ON_ACK, ON_FIRST_FIN, ON_SECOND_FIN, ON_ALL_ACKED, ON_RST, ON_REFUSED, ON_REPLIED, FLOW_EVENTS
 };
 
 struct nq_key {                 /* the lower end first, so that both directions have one key */
@@ -548,6 +559,8 @@ struct nq_flow {
     bool recorded;              /* its record is written */
     uint8_t ended_by;           /* enum nq_reason */
     bool answers_reset;         /* dead, and its ends are told so with a RST */
+    uint32_t discarded;         /* octets of the refused client thrown away */
+    uint64_t replied;           /* ns; when the refusal was sent last */
     struct nq_syn reopening_syn;
     uint32_t syn_window;        /* what the originator offered in its SYN */
     uint64_t id;
@@ -557,7 +570,7 @@ struct nq_flow {
     struct nq_session session;
 };
 
-enum nq_timer { TIMER_SYN = 0, TIMER_IDLE, TIMER_FIN, TIMER_TOMBSTONE, TIMERS };
+enum nq_timer { TIMER_SYN = 0, TIMER_IDLE, TIMER_FIN, TIMER_REFUSED, TIMER_TOMBSTONE, TIMERS };
 
 struct nq_flow_table {
     struct nq_flow *slots;      /* slot 0 is never used */
@@ -635,12 +648,15 @@ void edit_banner(struct nq_view *view, const struct nq_line *line, uint8_t *from
 
 /* ---- refuse.c: packets of our own ---------------------------------------------------------------------------------- */
 
-#define NQ_RST_OCTETS 60        /* an IPv6 and a TCP header without options */
 
 /* As the flow's originator (direction 0) or responder (1), at the end of what was forwarded of its stream. */
 struct nq_speaker speaker_of(const struct nq_flow *flow, unsigned direction);
-/* A RST with ACK, checksums complete. Returns its length, at most NQ_RST_OCTETS. RFC 9293, 3.5.2. */
+/* A RST with ACK, checksums complete. Returns its length, at most NQ_OURS_OCTETS. RFC 9293, 3.5.2. */
 uint32_t refuse_rst(const struct nq_speaker *speaker, uint8_t *into);
+/* ACK, with `flags` beside it and `len` octets of text, at most NQ_REPLY_OCTETS. Returns its length, at most NQ_OURS_OCTETS. */
+uint32_t refuse_say(const struct nq_speaker *speaker, uint8_t flags, const uint8_t *text, uint32_t len, uint8_t *into);
+/* The server, in answer to what the client just sent; it has said `said` octets of its own since the refusal. */
+struct nq_speaker speaker_answering(const struct nq_flow *flow, const struct nq_view *view, uint32_t said);
 
 /* ---- event.c: a fixed ring to Python; drops and counts, never blocks ---------------------------------------------- */
 

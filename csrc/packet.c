@@ -144,9 +144,8 @@ bool packet_options(const struct nq_view *view, struct nq_tcp_options *options)
     return true;
 }
 
-uint8_t *packet_sack(const struct nq_view *view)
+static uint8_t *find_option(const struct nq_view *view, uint8_t kind)
 {
-    enum { SACK = 5 };
     uint8_t *at = (uint8_t *)view->tcp + sizeof *view->tcp;
     while (view->payload - at >= 2 && at[0] != 0) {
         if (at[0] == 1) {
@@ -155,11 +154,24 @@ uint8_t *packet_sack(const struct nq_view *view)
         }
         if (at[1] < 2 || at[1] > view->payload - at)
             return NULL;
-        if (at[0] == SACK)
+        if (at[0] == kind)
             return at;
         at += at[1];
     }
     return NULL;
+}
+
+uint8_t *packet_sack(const struct nq_view *view)
+{
+    enum { SACK = 5 };
+    return find_option(view, SACK);
+}
+
+uint8_t *packet_timestamps(const struct nq_view *view)
+{
+    enum { TIMESTAMPS = 8, OCTETS = 10 };
+    uint8_t *at = find_option(view, TIMESTAMPS);
+    return at && at[1] == OCTETS ? at : NULL;
 }
 
 bool packet_lower_mss(struct nq_view *view, const struct nq_tcp_options *options, uint16_t by)

@@ -102,7 +102,8 @@ static bool take_text(uint8_t into[NQ_HEADROOM], uint8_t *len, const char *text,
 static bool take_texts(struct nq_policy *policy, const struct nq_policy_spec *spec, char *error)
 {
     bool fits = take_text(policy->banner_text, &policy->banner_len, spec->banner_text, "", error) &&
-                take_text(policy->header, &policy->header_len, spec->insert_header, "\r\n", error);
+                take_text(policy->header, &policy->header_len, spec->insert_header, "\r\n", error) &&
+                take_text(policy->refusal, &policy->refusal_len, spec->refusal, "\r\n", error);
     policy->headroom = policy->banner_len > policy->header_len ? policy->banner_len : policy->header_len;
     return fits;
 }

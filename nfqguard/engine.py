@@ -167,7 +167,8 @@ class Policy:
             kept += [*texts, table]
             setattr(native, f"{field}s", table)
             setattr(native, f"{field}_count", len(texts))
-        for field, text in (("banner_text", spec.banner_text), ("insert_header", spec.insert_header)):
+        for field, text in (("banner_text", spec.banner_text), ("insert_header", spec.insert_header),
+                            ("refusal", spec.refusal)):
             if text:
                 kept.append(ffi.new("char[]", text.encode()))
                 setattr(native, field, kept[-1])

@@ -368,3 +368,14 @@ def test_commands_behind_a_hole_wait():
     assert wire.at_server == b"" and wire.counter("held") == 1
     wire.send(wire.segment(C, b"RSET\r\n", seq=base))
     assert wire.at_server == b"RSET\r\nNOOP\r\n"
+
+
+def test_a_host_that_speaks_to_itself():
+    """On loopback both directions leave by OUTPUT: no interface in, the same interface out."""
+    wire = Wire()
+    mss = b"\x02\x04\x05\xb4"
+    wire.send(wire.segment(C, seq=1000, ack=0, flags=SYN, options=mss), (0, 1))
+    wire.send(wire.segment(S, seq=9000, ack=1001, flags=SYN | ACK, options=mss), (0, 1))
+    wire.send(wire.segment(C), (0, 1))
+    wire.send(wire.segment(C, b"EXPN\r\n"), (0, 1))
+    assert wire.at_server == b"XXXX\r\n"

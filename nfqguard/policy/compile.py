@@ -20,6 +20,7 @@ class PolicySpec:
     banner         what becomes of the greeting
     banner_text    what it says instead, where banner is "text"
     insert_header  a header line put before each message; empty: none
+    refusal        the reply that a refused client reads; empty: both ends are reset
     max_data       octets of message data in one session; 0: no limit
     exceptions     midstream, gap, memory, unparsable, truncated -> drop, reset, pass
     """
@@ -35,6 +36,7 @@ class PolicySpec:
     remove_keywords: bool = False
     banner_text: str = ""
     insert_header: str = ""
+    refusal: str = ""
 
     @property
     def changes_length(self) -> bool:
@@ -56,4 +58,5 @@ def compile_policy(name: str, policy: Policy) -> PolicySpec:
         remove_keywords=policy.remove_ehlo,
         banner_text=policy.banner_text,
         insert_header=policy.insert_header,
+        refusal=policy.refusal,
     )

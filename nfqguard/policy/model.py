@@ -146,6 +146,9 @@ class Policy(Section):
     """What the greeting says instead, without its code."""
     insert_header: OneLine = ""
     """A header line that is put before each message, such as "X-Gateway: mail.example.net"."""
+    refusal: Annotated[OneLine, Field(pattern=r"^([45][0-9]{2} .*)?$")] = ""
+    """The reply that a client reads when its session is ended, such as "554 5.7.1 Refused by policy". Empty: both ends are
+    reset without a word."""
     max_data: Annotated[StrictInt, Field(ge=0, le=2**63 - 1)] = 0
     """Octets of message data in one session; beyond it the session is closed. 0: no limit."""
     exceptions: Exceptions = Exceptions()

@@ -10,28 +10,30 @@
 
 /* ---- the table of states ---- */
 
-static const uint8_t paths[FLOW_STATES][4] = {  /* events, each plus one, that lead there from FREE */
+static const uint8_t paths[FLOW_STATES][5] = {  /* events, each plus one, that lead there from FREE */
     [FLOW_SYN_SENT] = { ON_SYN + 1 },
     [FLOW_SYN_RECEIVED] = { ON_SYN + 1, ON_SYN_ACK + 1 },
     [FLOW_ESTABLISHED] = { ON_SYN + 1, ON_SYN_ACK + 1, ON_ACK + 1 },
     [FLOW_HALF_CLOSED] = { ON_SYN + 1, ON_SYN_ACK + 1, ON_ACK + 1, ON_FIRST_FIN + 1 },
     [FLOW_CLOSING] = { 0xff },
     [FLOW_CLOSED] = { ON_SYN + 1, ON_RST + 1 },
+    [FLOW_REFUSED] = { ON_SYN + 1, ON_SYN_ACK + 1, ON_ACK + 1, ON_REPLIED + 1 },
     [FLOW_DEAD] = { ON_SYN + 1, ON_REFUSED + 1 },
 };
 
-/* One letter a state, one column an event: SYN, SYN-ACK, ACK, first FIN, second FIN, all acknowledged, RST, refused.
- * A dot: the event does not fit the state, which stays. */
-static const char letters[] = "FSREHCXD";
+/* One letter a state, one column an event: SYN, SYN-ACK, ACK, first FIN, second FIN, all acknowledged, RST, refused,
+ * replied. A dot: the event does not fit the state, which stays. */
+static const char letters[] = "FSREHCXPD";
 static const struct { uint8_t state; const char *next; } transitions[] = {
-    { FLOW_FREE,         "S......." },
-    { FLOW_SYN_SENT,     "SR....XD" },
-    { FLOW_SYN_RECEIVED, "SRE...XD" },
-    { FLOW_ESTABLISHED,  "S..H..XD" },
-    { FLOW_HALF_CLOSED,  "S...C.XD" },
-    { FLOW_CLOSING,      "S....XXD" },
-    { FLOW_CLOSED,       "S....XXD" },
-    { FLOW_DEAD,         "S......D" },
+    { FLOW_FREE,         "S........" },
+    { FLOW_SYN_SENT,     "SR....XD." },
+    { FLOW_SYN_RECEIVED, "SRE...XD." },
+    { FLOW_ESTABLISHED,  "S..H..XDP" },
+    { FLOW_HALF_CLOSED,  "S...C.XDP" },
+    { FLOW_CLOSING,      "S....XXD." },
+    { FLOW_CLOSED,       "S....XXD." },
+    { FLOW_REFUSED,      ".......D." },
+    { FLOW_DEAD,         "S......D." },
 };
 
 static struct nq_flow *flow_in(struct nq_flow_table *table, uint8_t state)
@@ -42,7 +44,7 @@ static struct nq_flow *flow_in(struct nq_flow_table *table, uint8_t state)
                             .source_port = 5, .destination_port = 25 };
     uint8_t through = state == FLOW_CLOSING ? FLOW_HALF_CLOSED : state;
     struct nq_flow *flow = flow_open(table, &view, 1);
-    for (int i = 0; i < 4 && paths[through][i]; i++)
+    for (int i = 0; i < 5 && paths[through][i]; i++)
         CHECK(flow_on(table, flow, paths[through][i] - 1, 1));
     if (state == FLOW_CLOSING)
         CHECK(flow_on(table, flow, ON_SECOND_FIN, 1));
@@ -62,7 +64,7 @@ static int linked(const struct nq_flow_table *table, int timer, const struct nq_
 
 static void check_event(uint8_t state, uint8_t event, char next)
 {
-    static const int timers[FLOW_STATES] = { -1, TIMER_SYN, TIMER_SYN, TIMER_IDLE, TIMER_IDLE, TIMER_FIN, TIMER_FIN,
+    static const int timers[FLOW_STATES] = { -1, TIMER_SYN, TIMER_SYN, TIMER_IDLE, TIMER_IDLE, TIMER_FIN, TIMER_FIN, TIMER_REFUSED,
                                              TIMER_TOMBSTONE };
     struct nq_settings settings = wire_settings();
     struct nq_flow_table table;

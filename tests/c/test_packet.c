@@ -465,7 +465,7 @@ TEST(urgent_is_cleared)
 
 TEST(a_reset_of_our_own_is_whole)
 {
-    uint8_t octets[NQ_RST_OCTETS];
+    uint8_t octets[NQ_OURS_OCTETS];
     struct nq_speaker speaker = { .family = 4, .source_port = 25, .destination_port = 40000, .seq = 7, .ack = 9 };
     packet_address(speaker.source, (const uint8_t *)"\xc0\x00\x02\x01", 4);
     packet_address(speaker.destination, (const uint8_t *)"\xc6\x33\x64\x19", 4);
