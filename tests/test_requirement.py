@@ -28,7 +28,6 @@ CHANGES = {
 SYSCTL = Path("/proc/sys") / CONNTRACK_LIBERAL.replace(".", "/")
 LIBERAL, STRICT = f"echo 1 > {SYSCTL}", f"echo 0 > {SYSCTL}"
 NO_CONNTRACK = f"mount -t tmpfs none {SYSCTL.parent}"
-COMMANDS = {"check": ["check", "--json"], "run": ["run", "--events", "-"]}
 
 
 def configuration(folder: Path, keys: str) -> Path:
