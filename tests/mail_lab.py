@@ -65,10 +65,10 @@ class MailLab:
 
 @contextmanager
 def mail_lab() -> Iterator[MailLab]:
-    """Make it; take all of it down whatever happens, and look whether that is so."""
+    """Make it; take all of it down whatever happens, SIGTERM of `timeout` included, and look whether that is so."""
     _sweep()
     lab = Lab(f"{PREFIX}{os.getpid()}")
-    with lab:
+    with _ended_by_sigterm(), lab:
         if RTO_MAX.exists():
             lab.client.sysctl("net/ipv4/tcp_rto_max_ms", 1000)  # what is lost comes again every second
         postfix = Postfix(lab)
@@ -80,12 +80,30 @@ def mail_lab() -> Iterator[MailLab]:
     await_that(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), f"processes {pids} are gone")
 
 
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Within, SIGTERM does what Ctrl-C does: pytest ends its fixtures on the way out."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _sweep() -> None:
     """Take down the labs of test runs that were killed."""
     for folder in RUN.glob(f"nfqguard-lab-{PREFIX}*"):
         found = re.fullmatch(rf"nfqguard-lab-({PREFIX}(\d+))", folder.name)
-        if found and not Path(f"/proc/{found[2]}").exists():
+        if found and not _command_line(int(found[2])):
             Lab(found[1]).down()
+
+
+def _command_line(pid: int) -> bytes:
+    """Empty where the process is gone, or is dead and nobody has asked for its status yet."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 @contextmanager
