@@ -3,6 +3,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <strings.h>
 
 #include "nq.h"
 
@@ -26,7 +27,7 @@ uint8_t verb_flags(uint8_t verb)
 static uint8_t verb_of(const char *text)
 {
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (strcmp(known[i].text, text) == 0)
+        if (strcasecmp(known[i].text, text) == 0)
             return known[i].verb;
     return VERB_PRIVATE;
 }

@@ -329,15 +329,17 @@ void stream_adopt(struct nq_stream *stream)
 /* The whole packet, headers and all: its verdict may have to carry it. */
 static bool keep_packet(struct nq_held *held, struct nq_pool *pool, const struct nq_view *view)
 {
+    uint32_t octets = (uint32_t)(view->payload - view->ip) + view->payload_len; /* what lies behind has no bound */
     held->packet = *view->packet;
-    if (view->packet->block && view->packet->len > NQ_SMALL_OCTETS) {
+    held->packet.len = octets;
+    if (view->packet->block && octets > NQ_SMALL_OCTETS) {
         view->packet->block->refs++;
         return true;
     }
-    held->packet.block = view->packet->len > NQ_SMALL_OCTETS ? pool_large(pool) : pool_small(pool);
+    held->packet.block = octets > NQ_SMALL_OCTETS ? pool_large(pool) : pool_small(pool);
     if (!held->packet.block)
         return false;
-    memcpy(held->packet.block->data, view->packet->data, view->packet->len);
+    memcpy(held->packet.block->data, view->packet->data, octets);
     held->packet.data = held->packet.block->data;
     return true;
 }
