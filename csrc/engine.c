@@ -700,6 +700,14 @@ static void behind_hole(struct nq_engine *engine, struct nq_flow *flow, unsigned
     accept_segment(engine, flow, direction, view, false);
 }
 
+/* What the server must reply to first. Where a part of the packet went before and has not arrived, that part goes again. */
+static bool must_wait(const struct nq_flow *flow, unsigned direction, const struct nq_view *view)
+{
+    const struct nq_stream *stream = &flow->stream[direction];
+    bool again = seq_before(view->seq, stream->next) && stream->acked != stream_next_out(stream);
+    return direction == 0 && view->payload_len && !again && session_waits(&flow->session);
+}
+
 static void carry(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view)
 {
     struct nq_stream *stream = &flow->stream[direction];
@@ -718,7 +726,7 @@ static void carry(struct nq_engine *engine, struct nq_flow *flow, unsigned direc
     case PLACE_NEXT:
         if (stream->fin) /* held since before the FIN came: it begins with an octet in the FIN's place */
             drop(engine, flow, direction, view, REASON_AFTER_FIN);
-        else if (direction == 0 && view->payload_len && session_waits(&flow->session))
+        else if (must_wait(flow, direction, view))
             hold(engine, flow, direction, view);
         else
             decide(engine, flow, direction, view);
@@ -726,10 +734,10 @@ static void carry(struct nq_engine *engine, struct nq_flow *flow, unsigned direc
     }
 }
 
-/* What waited may be ready now: a hole was filled, or the server has replied. */
+/* What waited may be ready now: a hole was filled, or the server has replied. Its side first: its reply may be among it. */
 static void release(struct nq_engine *engine, struct nq_flow *flow)
 {
-    for (unsigned direction = 0; direction < 2; direction++) {
+    for (unsigned direction = 2; direction-- > 0;) {
         while (flow->state != FLOW_DEAD && !(direction == 0 && session_waits(&flow->session))) {
             struct nq_held *held = stream_ready(&flow->stream[direction]);
             if (!held)
