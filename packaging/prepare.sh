@@ -42,7 +42,7 @@ stamp() { echo "$2" > "$stamps/$1"; }
 
 packages_of() {
     echo "iptables iproute2 ethtool gcc libc6-dev libnetfilter-queue-dev"
-    case $goal in test | bench) echo "conntrack kmod procps" ;; esac
+    case $goal in test) echo "clang libclang-rt-dev" ;; esac    # the fuzz test is libFuzzer's
     # The interpreter's own parts, where Debian's python3 is the one in use; any other brings them itself.
     if [ "$("$python" -c 'import os, sys; print(os.path.realpath(sys.executable).startswith("/usr/bin/"))')" = True ]; then
         echo "python3-dev python3-venv"
