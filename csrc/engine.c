@@ -547,6 +547,73 @@ static enum nq_reason listen(struct nq_engine *engine, struct nq_flow *flow, uns
     return REASON_NONE;
 }
 
+/* ---- exceptions: what cannot be judged ---- */
+
+enum { NO_EXCEPTION = NQ_EXCEPTIONS };
+
+static unsigned exception_of(enum nq_reason reason)
+{
+    switch (reason) {
+    case REASON_MIDSTREAM: return NQ_EXC_MIDSTREAM;
+    case REASON_ACK_BEYOND: return NQ_EXC_GAP;
+    case REASON_MEMORY:
+    case REASON_STORE_LIMIT:
+    case REASON_FLOWS_FULL: return NQ_EXC_MEMORY;
+    case REASON_OPTIONS:
+    case REASON_AUTHENTICATED: return NQ_EXC_UNPARSABLE;
+    case REASON_TRUNCATED: return NQ_EXC_TRUNCATED;
+    default: return NO_EXCEPTION;
+    }
+}
+
+static void give_up(struct nq_engine *engine, struct nq_flow *flow, struct nq_view *view)
+{
+    static const uint8_t opening[] = { ON_SYN, ON_SYN_ACK, ON_ACK };
+    for (size_t i = 0; i < sizeof opening && flow->state < FLOW_ESTABLISHED; i++)
+        flow_on(&engine->flows, flow, opening[i], engine->now); /* it lives as long as one that is judged */
+    engine_count(engine, COUNT_GIVEN_UP);
+    flow->given_up = true;
+    view->edited = false;
+    accept(engine, view);
+    drop_held(engine, flow, UINT64_MAX, REASON_HELD_EXPIRED);
+    for (int i = 0; i < 2; i++)
+        stream_end(&flow->stream[i], &engine->pool);
+}
+
+/* A segment without a flow has no state to be right about: both RSTs stand where its own numbers say. */
+static void reset_without_flow(struct nq_engine *engine, const struct nq_view *view)
+{
+    struct nq_speaker forward = packet_speaker(view, false), back = packet_speaker(view, true);
+    if (view->flags & NQ_RST)
+        return;
+    inject_rst(engine, &forward);
+    inject_rst(engine, &back);
+}
+
+/* The policy's answer to a segment that does not pass; flow may be NULL. */
+static void cannot_judge(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view,
+                         enum nq_reason reason)
+{
+    const struct nq_policy *policy = flow ? flow->policy : atomic_load_explicit(&engine->policy, memory_order_acquire);
+    unsigned exception = exception_of(reason);
+    uint8_t answer = exception == NO_EXCEPTION ? NQ_ANSWER_DROP : policy->exceptions[exception];
+    bool changed = flow && (flow->stream[0].log || flow->stream[1].log);
+    if (answer == NQ_ANSWER_PASS && !changed) {
+        if (flow)
+            give_up(engine, flow, view);
+        else
+            accept(engine, view);
+        return;
+    }
+    drop(engine, flow, direction, view, reason);
+    if (answer == NQ_ANSWER_DROP)
+        return;
+    if (flow && flow->state != FLOW_FREE)
+        refuse(engine, flow, direction, view, reason);
+    else
+        reset_without_flow(engine, view);
+}
+
 /* ---- a segment's octets ---- */
 
 static void take_fin(struct nq_engine *engine, struct nq_flow *flow, unsigned direction)
@@ -575,7 +642,7 @@ static void hold(struct nq_engine *engine, struct nq_flow *flow, unsigned direct
 {
     enum nq_reason reason = stream_hold(&flow->stream[direction], &engine->pool, &engine->settings, view, engine->now);
     if (reason)
-        drop(engine, flow, direction, view, reason);
+        cannot_judge(engine, flow, direction, view, reason);
     else
         engine_count(engine, COUNT_HELD);
 }
@@ -646,7 +713,7 @@ static void decide(struct nq_engine *engine, struct nq_flow *flow, unsigned dire
     uint32_t known = stream->next - view->seq, taken = 0;
     enum nq_reason reason = stream_room(stream, &engine->pool, &engine->settings, view->payload_len - known);
     if (reason) {
-        drop(engine, flow, direction, view, reason);
+        cannot_judge(engine, flow, direction, view, reason);
         return;
     }
     stream_restore(stream, view);
@@ -693,7 +760,7 @@ static void behind_hole(struct nq_engine *engine, struct nq_flow *flow, unsigned
     }
     enum nq_reason reason = stream_go_ahead(stream, &engine->pool, &engine->settings, view);
     if (reason) {
-        drop(engine, flow, direction, view, reason);
+        cannot_judge(engine, flow, direction, view, reason);
         return;
     }
     engine_count(engine, COUNT_AHEAD);
@@ -782,7 +849,8 @@ static struct nq_flow *flow_for(struct nq_engine *engine, const struct nq_view *
                                 enum nq_reason *reason)
 {
     struct nq_flow *flow = flow_find(&engine->flows, view, direction);
-    if (flow && flow_replaced(flow, *direction, view)) {
+    bool begins = (view->flags & (NQ_SYN | NQ_ACK | NQ_RST | NQ_FIN)) == NQ_SYN;
+    if (flow && (flow_replaced(flow, *direction, view) || (flow->given_up && begins))) {
         remove_flow(engine, flow, REASON_REOPENED);
         flow = NULL;
     }
@@ -790,28 +858,45 @@ static struct nq_flow *flow_for(struct nq_engine *engine, const struct nq_view *
         reopen(engine, flow);
     if (flow)
         return flow;
-    bool begins = (view->flags & (NQ_SYN | NQ_ACK | NQ_RST | NQ_FIN)) == NQ_SYN;
     *direction = 0;
     flow = begins ? admit(engine, view) : NULL;
     *reason = flow ? REASON_NONE : begins ? REASON_FLOWS_FULL : REASON_MIDSTREAM;
     return flow;
 }
 
-/* A segment whose connection was not seen to open. */
-static void midstream(struct nq_engine *engine, struct nq_view *view, enum nq_reason reason)
+/* A packet that shows no segment. Only its policy's answer to truncated packets can let it pass. */
+static void unreadable(struct nq_engine *engine, const struct nq_packet *packet, enum nq_reason reason)
 {
     const struct nq_policy *policy = atomic_load_explicit(&engine->policy, memory_order_acquire);
-    uint8_t answer = policy->exceptions[NQ_EXC_MIDSTREAM];
-    if (reason == REASON_MIDSTREAM && answer == NQ_ANSWER_PASS) {
-        accept(engine, view);
+    if (reason == REASON_TRUNCATED && policy->exceptions[NQ_EXC_TRUNCATED] == NQ_ANSWER_PASS) {
+        engine_count(engine, COUNT_ACCEPTED);
+        *output(engine) = (struct nq_output){ .kind = NQ_DECISION, .id = packet->id, .verdict = NQ_ACCEPT };
         return;
     }
-    drop(engine, NULL, 0, view, reason);
-    if (reason != REASON_MIDSTREAM || answer != NQ_ANSWER_RESET || (view->flags & NQ_RST))
+    drop_id(engine, packet->id, reason);
+    report_drop(engine, NULL, 0, NULL, reason);
+}
+
+/* A segment of a flow that is judged. */
+static void judge_segment(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view)
+{
+    enum nq_reason reason = flow_segment(&engine->flows, &engine->pool, flow, direction, view, engine->now);
+    if (reason) {
+        cannot_judge(engine, flow, direction, view, reason);
+        if (flow->state == FLOW_FREE)
+            remove_flow(engine, flow, reason);
         return;
-    struct nq_speaker forward = packet_speaker(view, false), back = packet_speaker(view, true);
-    inject_rst(engine, &forward);
-    inject_rst(engine, &back);
+    }
+    if (view->flags & NQ_SYN)
+        accept(engine, view);
+    else if (view->flags & NQ_RST)
+        accept_segment(engine, flow, direction, view, false);
+    else
+        carry(engine, flow, direction, view);
+    release(engine, flow);
+    if (flow->state == FLOW_CLOSED)
+        finish(engine, flow, view->flags & NQ_RST ? REASON_RST : REASON_FIN);
+    flow_touch(&engine->flows, flow, engine->now);
 }
 
 static void judge(struct nq_engine *engine, const struct nq_packet *packet)
@@ -820,8 +905,7 @@ static void judge(struct nq_engine *engine, const struct nq_packet *packet)
     unsigned direction = 0;
     enum nq_reason reason = packet_view(&view, packet);
     if (reason) {
-        drop_id(engine, packet->id, reason);
-        report_drop(engine, NULL, 0, NULL, reason);
+        unreadable(engine, packet, reason);
         return;
     }
     if (!packet_checksum_valid(&view)) {
@@ -830,36 +914,20 @@ static void judge(struct nq_engine *engine, const struct nq_packet *packet)
     }
     struct nq_flow *flow = flow_for(engine, &view, &direction, &reason);
     if (!flow) {
-        midstream(engine, &view, reason);
+        cannot_judge(engine, NULL, 0, &view, reason);
         return;
     }
     flow->stream[direction].packets++;
     flow->stream[direction].octets += packet->len;
-    if (flow->state == FLOW_DEAD) {
-        bury(engine, flow, direction, &view);
-        return;
-    }
-    if (flow->state == FLOW_REFUSED) {
-        hear_refused(engine, flow, direction, &view);
-        return;
-    }
-    reason = flow_segment(&engine->flows, &engine->pool, flow, direction, &view, engine->now);
-    if (reason) {
-        drop(engine, flow, direction, &view, reason);
-        if (flow->state == FLOW_FREE)
-            remove_flow(engine, flow, reason);
-        return;
-    }
-    if (view.flags & NQ_SYN)
+    if (flow->given_up) {
         accept(engine, &view);
-    else if (view.flags & NQ_RST)
-        accept_segment(engine, flow, direction, &view, false);
+        flow_touch(&engine->flows, flow, engine->now);
+    } else if (flow->state == FLOW_DEAD)
+        bury(engine, flow, direction, &view);
+    else if (flow->state == FLOW_REFUSED)
+        hear_refused(engine, flow, direction, &view);
     else
-        carry(engine, flow, direction, &view);
-    release(engine, flow);
-    if (flow->state == FLOW_CLOSED)
-        finish(engine, flow, view.flags & NQ_RST ? REASON_RST : REASON_FIN);
-    flow_touch(&engine->flows, flow, engine->now);
+        judge_segment(engine, flow, direction, &view);
 }
 
 /* ---- the two entries ---- */

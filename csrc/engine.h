@@ -52,12 +52,13 @@ struct nq_result {
 
 enum nq_banner { NQ_BANNER_PASS = 0, NQ_BANNER_ASA = 1, NQ_BANNER_TEXT = 2 };
 
-/* What cannot be judged, and what is done then. One table per policy. */
+/* What cannot be judged, and what is done then. One table per policy. To pass is to give the flow up: this packet and all
+ * that follows of the flow leave as they came; where an edit has changed the flow's length that cannot be, and it is reset. */
 enum nq_exception {
     NQ_EXC_MIDSTREAM = 0,       /* a segment of a connection whose opening was not seen */
-    NQ_EXC_GAP,                 /* octets that never came */
+    NQ_EXC_GAP,                 /* the receiver has octets that never came by here */
     NQ_EXC_MEMORY,              /* a bound was reached */
-    NQ_EXC_UNPARSABLE,          /* the protocol cannot be followed */
+    NQ_EXC_UNPARSABLE,          /* TCP options that do not parse, or that forbid edits (RFC 2385, RFC 5925) */
     NQ_EXC_TRUNCATED,           /* a packet that came incomplete */
     NQ_EXCEPTIONS
 };

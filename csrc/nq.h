@@ -558,6 +558,7 @@ struct nq_flow {
     bool reopening;             /* a SYN came that begins the flow anew once a SYN-ACK confirms it */
     bool recorded;              /* its record is written */
     uint8_t ended_by;           /* enum nq_reason */
+    bool given_up;              /* an exception let it pass: nothing is judged any more */
     bool answers_reset;         /* dead, and its ends are told so with a RST */
     uint32_t discarded;         /* octets of the refused client thrown away */
     uint64_t replied;           /* ns; when the refusal was sent last */

@@ -13,9 +13,6 @@ HARM = {
     "STARTTLS": "mail of clients that insist on TLS will fail, and all other mail stays in clear",
 }
 
-ALWAYS_DROPPED = frozenset({"gap", "memory", "unparsable", "truncated"})
-"""Exceptions that the engine answers in one way only."""
-
 Caution = tuple[tuple[str, ...], str, str]
 """(key path below the table, text, remedy)"""
 
@@ -32,11 +29,8 @@ def policy_cautions(policy: Policy) -> Iterator[Caution]:
         yield (("mask-verbs",), "BDAT passes, but the octets behind it are not counted and are read as commands, so "
                "such mail may stand still", "mask CHUNKING (mask-ehlo = true, and not among ehlo-keywords)")
     for name, answer in policy.exceptions:
-        if name in ALWAYS_DROPPED and answer != "drop":
-            yield (("exceptions", name), f"the answer {answer} is not there yet: what is of this kind is dropped",
-                   "write drop")
-        elif answer == "pass":
-            yield (("exceptions", name), "what cannot be judged passes uninspected",
+        if answer == "pass":
+            yield (("exceptions", name), "what cannot be judged passes uninspected, and so does the rest of its flow",
                    "write drop or reset to close this")
 
 

@@ -15,6 +15,10 @@ LIMIT = "no-queue"
 LEAST = 0.65
 """Of no-queue, for accept-all: below it the machine was busy with something else, and no ratio means anything."""
 
+GATED = frozenset({"bulk"})
+"""Scenarios that decide whether a run means anything. Small mail does not: each of its packets costs a wake-up, and the loop
+was measured at 0.57 to 0.75 of no queue there, with nothing wrong."""
+
 UNITS = {
     "bits_per_second": (1e9, "Gbit/s"),
     "messages_per_second": (1, "messages/s"),
@@ -82,7 +86,7 @@ class Report:
         reasons = []
         for (scenario, metric, system), limit in rates.items():
             base = rates.get((scenario, metric, BASE))
-            if system == LIMIT and base is not None and base < LEAST * limit:
+            if scenario in GATED and system == LIMIT and base is not None and base < LEAST * limit:
                 reasons.append(f"{scenario}: accept-all reached {base / limit:.2f} of no queue, less than {LEAST}")
         return reasons
 
