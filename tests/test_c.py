@@ -26,9 +26,9 @@ def names() -> list[str]:
     ]
 
 
-@functools.cache
-def c_tests(compiler: str) -> Path:
-    return sanitized.program(compiler, "c_tests", [*SUPPORT, RUNNER, *sources()])
+@pytest.fixture(scope="session", params=sanitized.COMPILERS)
+def c_tests(request: pytest.FixtureRequest) -> Path:
+    return sanitized.program(request.param, "c_tests", [*SUPPORT, RUNNER, *sources()])
 
 
 def run(program: Path, *arguments: str, timeout: float = 120) -> str:
@@ -38,22 +38,21 @@ def run(program: Path, *arguments: str, timeout: float = 120) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("compiler", sanitized.COMPILERS)
 @pytest.mark.parametrize("name", names())
-def test_c(name: str, compiler: str) -> None:
-    run(c_tests(compiler), name)
+def test_c(name: str, c_tests: Path) -> None:
+    run(c_tests, name)
 
 
-@pytest.mark.parametrize("compiler", sanitized.COMPILERS)
-def test_every_c_test_is_listed(compiler: str) -> None:
-    assert sorted(run(c_tests(compiler), "--list").split()) == sorted(names())
+def test_every_c_test_is_listed(c_tests: Path) -> None:
+    assert sorted(run(c_tests, "--list").split()) == sorted(names())
 
 
 # ---- the deterministic mutation run, and the same under libFuzzer
 
 REACHED = [
     "accepted", "edited", "dropped", "injected", "held", "ahead", "retransmissions-restored", "flows-opened",
-    "commands", "replies", "messages", "commands-masked", "keywords-masked", "banners-masked", "resets", "events", "events-lost",
+    "commands", "replies", "messages", "commands-masked", "keywords-masked", "banners-masked", "resets", "events",
+    "events-lost",
     "drop.short-packet", "drop.bad-checksum", "drop.bad-tcp-flags", "drop.midstream", "drop.handshake",
     "drop.wrong-interface", "drop.ack-beyond", "drop.outside-window", "drop.rst-sequence", "drop.data-after-fin",
     "drop.flow-table-full", "drop.memory", "drop.held-limit", "drop.held-already", "drop.held-expired",

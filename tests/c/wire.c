@@ -388,6 +388,7 @@ void wire_open(struct wire *wire, const struct nq_settings *settings, struct nq_
     wire->engine = nq_engine_new(settings, policy, error);
     if (!wire->engine)
         harness_fail(__FILE__, __LINE__, "no engine: %s", error);
+    wire->whole = *engine_pool(wire->engine);
     wire->outcomes = calloc(WIRE_PACKETS, 1);
     for (int i = 0; i < 2; i++) {
         wire->side[i].arrived = calloc(WIRE_STREAM_MAX + 1, 1);
@@ -400,10 +401,11 @@ void wire_open(struct wire *wire, const struct nq_settings *settings, struct nq_
 static void check_pool(struct wire *wire)
 {
     const struct nq_pool *pool = engine_pool(wire->engine);
-    CHECK_EQUAL(pool->large_free, wire->settings.large_blocks);
-    CHECK_EQUAL(pool->small_free, wire->settings.small_blocks);
-    CHECK_EQUAL(pool->extents_free, wire->settings.extents);
-    CHECK_EQUAL(pool->held_free, wire->settings.held);
+    CHECK_EQUAL(pool->large_free, wire->whole.large_free);
+    CHECK_EQUAL(pool->small_free, wire->whole.small_free);
+    CHECK_EQUAL(pool->extents_free, wire->whole.extents_free);
+    CHECK_EQUAL(pool->held_free, wire->whole.held_free);
+    CHECK_EQUAL(pool->logs_free, wire->whole.logs_free);
 }
 
 void wire_close(struct wire *wire)

@@ -69,6 +69,7 @@ struct wire {
     struct kept *kept;
     const struct nq_result *result;
     uint8_t *live;              /* the last packet's octets, where they lie in no block */
+    struct nq_pool whole;       /* what the pool counted at the beginning */
 };
 
 /* A policy of the fifteen verbs of ESMTP and STARTTLS; keywords and banner as `asa` masks them where `masks`. */
