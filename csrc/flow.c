@@ -380,7 +380,7 @@ static enum nq_reason acceptable(const struct nq_flow *flow, unsigned direction,
         return REASON_ACK_BEYOND;
     if (flow->state == FLOW_SYN_RECEIVED && view->ack != peer->next)
         return REASON_HANDSHAKE;
-    if (own->fin && seq_after(end, own->next))
+    if (own->fin && seq_after(end, view->payload_len ? own->next - 1 + fin : own->next)) /* FIN's place holds no octet */
         return REASON_AFTER_FIN;
     /* The store is gone, and a receiver that lost octets may have refused the RST. */
     if (flow->state == FLOW_CLOSED && end != view->seq && (!own->fin || seq_after(stream_out(own, end), own->acked)))
