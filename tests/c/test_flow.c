@@ -536,6 +536,10 @@ TEST(data_behind_a_fin_is_dropped)
     check_drop(&wire, more, REASON_AFTER_FIN);
     more.seq--;
     check_drop(&wire, more, REASON_AFTER_FIN);
+    more.len = 1; /* in the FIN's own place */
+    check_drop(&wire, more, REASON_AFTER_FIN);
+    CHECK_EQUAL(wire_send(&wire, (struct segment){ .from = CLIENT, .seq = more.seq, .ack = more.ack, .flags = NQ_ACK | NQ_FIN,
+                                                   .window = 9 }), ACCEPTED); /* the FIN again */
     CHECK_EQUAL(wire_say(&wire, SERVER, "220 x\r\n"), ACCEPTED); /* the other half goes on */
     wire_close(&wire);
 }
