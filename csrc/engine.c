@@ -192,28 +192,32 @@ static struct nq_output *output(struct nq_engine *engine)
     return &engine->result.outputs[engine->result.count++];
 }
 
-static void drop_id(struct nq_engine *engine, uint32_t id, enum nq_reason reason)
+static void drop_packet(struct nq_engine *engine, const struct nq_packet *packet, enum nq_reason reason)
 {
-    engine_count(engine, COUNT_DROPPED);
     engine_count(engine, COUNT_FIRST_REASON + reason);
-    *output(engine) = (struct nq_output){ .kind = NQ_DECISION, .id = id, .verdict = NQ_DROP };
+    if (packet->flags & NQ_OURS)
+        return;
+    engine_count(engine, COUNT_DROPPED);
+    *output(engine) = (struct nq_output){ .kind = NQ_DECISION, .id = packet->id, .verdict = NQ_DROP };
 }
 
 static void drop(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, const struct nq_view *view,
                  enum nq_reason reason)
 {
-    drop_id(engine, view->packet->id, reason);
+    drop_packet(engine, view->packet, reason);
     report_drop(engine, flow, direction, view, reason);
 }
 
 static void accept(struct nq_engine *engine, struct nq_view *view)
 {
-    engine_count(engine, COUNT_ACCEPTED);
+    bool ours = view->packet->flags & NQ_OURS;
     struct nq_output *out = output(engine);
-    *out = (struct nq_output){ .kind = NQ_DECISION, .id = view->packet->id, .verdict = NQ_ACCEPT };
-    if (!view->edited)
+    engine_count(engine, ours ? COUNT_INJECTED : COUNT_ACCEPTED);
+    *out = (struct nq_output){ .kind = ours ? NQ_INJECTION : NQ_DECISION, .id = view->packet->id, .verdict = NQ_ACCEPT };
+    if (!view->edited && !ours)
         return;
-    engine_count(engine, COUNT_EDITED);
+    if (!ours)
+        engine_count(engine, COUNT_EDITED);
     packet_checksum_write(view);
     out->data = view->ip;
     out->len = (uint32_t)(view->payload - view->ip) + view->payload_len;
@@ -239,7 +243,8 @@ static enum nq_reason compose(struct nq_engine *engine, const struct nq_stream *
     if (headers + len > UINT16_MAX || !stream_copy(own, from, to, block->data + headers))
         return REASON_STORE_LIMIT;
     memcpy(block->data, view->ip, headers);
-    *packet = (struct nq_packet){ .id = view->packet->id, .data = block->data, .len = UINT16_MAX, .block = block };
+    *packet = (struct nq_packet){ .id = view->packet->id, .flags = view->packet->flags, .data = block->data,
+                                  .len = UINT16_MAX, .block = block };
     view->packet = packet;
     view->tcp = (void *)(block->data + ((uint8_t *)view->tcp - view->ip));
     view->source = block->data + (view->source - view->ip);
@@ -298,7 +303,7 @@ static void drop_held(struct nq_engine *engine, struct nq_flow *flow, uint64_t b
 {
     for (int i = 0; i < 2; i++)
         for (struct nq_held *held; (held = stream_expired(&flow->stream[i], before));) {
-            drop_id(engine, held->packet.id, reason);
+            drop_packet(engine, &held->packet, reason);
             retire(engine, held);
         }
 }
@@ -623,17 +628,20 @@ static void take_fin(struct nq_engine *engine, struct nq_flow *flow, unsigned di
     flow_on(&engine->flows, flow, flow->stream[!direction].fin ? ON_SECOND_FIN : ON_FIRST_FIN, engine->now);
 }
 
-/* Only the first `octets` of the payload may go. The sender keeps the copy of the rest and sends it again; a GSO packet is
- * left out altogether where it would shrink to one segment, which the kernel cannot send (and comes again as less). */
-static void accept_part(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, struct nq_view *view,
+/* Only the first `octets` of the payload may go now; the rest goes from a copy once the server has replied. A GSO packet that
+ * would shrink to one segment, which the kernel cannot send, is left out, and a packet of our own goes in its place. */
+static void accept_part(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view,
                         uint32_t octets)
 {
-    uint32_t mss = flow->stream[direction].mss;
-    if (view->payload_len > mss && octets <= mss) {
-        drop(engine, flow, direction, view, REASON_BEFORE_REPLY);
-        return;
+    struct nq_stream *stream = &flow->stream[direction];
+    struct nq_packet ours = *view->packet;
+    engine_count(engine, COUNT_PARTED);
+    stream_hold_rest(stream, &engine->pool, &engine->settings, view, octets, engine->now);
+    if (view->payload_len > stream->mss && octets <= stream->mss) {
+        drop_packet(engine, view->packet, REASON_BEFORE_REPLY);
+        ours.flags |= NQ_OURS;
+        view->packet = &ours;
     }
-    engine_count(engine, COUNT_FIRST_REASON + REASON_BEFORE_REPLY);
     packet_cut(view, octets);
     accept_segment(engine, flow, direction, view, true);
 }
@@ -719,7 +727,7 @@ static void decide(struct nq_engine *engine, struct nq_flow *flow, unsigned dire
     stream_restore(stream, view);
     reason = judge_fresh(engine, flow, direction, view, view->payload + known, &taken);
     if (reason) {
-        drop_id(engine, view->packet->id, reason);
+        drop_packet(engine, view->packet, reason);
         refuse(engine, flow, direction, view, reason);
         return;
     }
@@ -783,6 +791,10 @@ static void carry(struct nq_engine *engine, struct nq_flow *flow, unsigned direc
         accept_segment(engine, flow, direction, view, false);
         break;
     case PLACE_OLD:
+        if (view->packet->flags & NQ_OURS) { /* its sender was quicker */
+            drop_packet(engine, view->packet, REASON_HELD_TWICE);
+            break;
+        }
         if (stream_restore(stream, view))
             engine_count(engine, COUNT_RESTORED);
         accept_segment(engine, flow, direction, view, true);
@@ -873,7 +885,7 @@ static void unreadable(struct nq_engine *engine, const struct nq_packet *packet,
         *output(engine) = (struct nq_output){ .kind = NQ_DECISION, .id = packet->id, .verdict = NQ_ACCEPT };
         return;
     }
-    drop_id(engine, packet->id, reason);
+    drop_packet(engine, packet, reason);
     report_drop(engine, NULL, 0, NULL, reason);
 }
 

@@ -153,6 +153,8 @@ void edit_log_drop(struct nq_pool *pool, struct nq_edit_log *log);
 
 /* ---- packet.c: a view of a packet; no state, no allocation ------------------------------------------------------- */
 
+#define NQ_OURS 0x80            /* flag of struct nq_packet, ours alone: no verdict is owed, the packet leaves as an injection */
+
 struct nq_view {
     const struct nq_packet *packet;
     uint8_t *ip;
@@ -512,6 +514,10 @@ void stream_adopt(struct nq_stream *stream);
 /* Keep a whole packet until its octets can be decided. */
 enum nq_reason stream_hold(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
                            const struct nq_view *view, uint64_t now);
+/* Keep what lies behind `octets` of the payload as packets of our own, of at most the stream's MSS: the packet they came in
+ * leaves without them. What does not fit is left to the sender, who keeps it until it is acknowledged. */
+void stream_hold_rest(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
+                      const struct nq_view *view, uint32_t octets, uint64_t now);
 /* Take the first held packet off the stream where it begins no later than next; NULL where there is none. */
 struct nq_held *stream_ready(struct nq_stream *stream);
 struct nq_held *stream_expired(struct nq_stream *stream, uint64_t before);

@@ -344,14 +344,31 @@ static bool keep_packet(struct nq_held *held, struct nq_pool *pool, const struct
     return true;
 }
 
+static void insert_held(struct nq_stream *stream, struct nq_held *held, uint64_t now)
+{
+    struct nq_held **at = &stream->held;
+    while (*at && !seq_after((*at)->seq, held->seq))
+        at = &(*at)->next;
+    held->since = now;
+    held->next = *at;
+    *at = held;
+    stream->held_count++;
+}
+
+static bool held_already(const struct nq_stream *stream, uint32_t seq, uint32_t end)
+{
+    for (const struct nq_held *held = stream->held; held && !seq_after(held->seq, seq); held = held->next)
+        if (held->seq == seq && !seq_before(held->end, end))
+            return true;
+    return false;
+}
+
 enum nq_reason stream_hold(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
                            const struct nq_view *view, uint64_t now)
 {
-    struct nq_held **at = &stream->held;
     uint32_t end = end_of(view);
-    for (; *at && !seq_after((*at)->seq, view->seq); at = &(*at)->next)
-        if ((*at)->seq == view->seq && !seq_before((*at)->end, end))
-            return REASON_HELD_TWICE;
+    if (held_already(stream, view->seq, end))
+        return REASON_HELD_TWICE;
     if (stream->held_count >= settings->held_per_flow)
         return REASON_HELD_LIMIT;
     struct nq_held *held = pool_held(pool);
@@ -364,11 +381,54 @@ enum nq_reason stream_hold(struct nq_stream *stream, struct nq_pool *pool, const
     }
     held->seq = view->seq;
     held->end = end;
-    held->since = now;
-    held->next = *at;
-    *at = held;
-    stream->held_count++;
+    insert_held(stream, held, now);
     return REASON_NONE;
+}
+
+/* A packet of our own with the headers of `view` and `len` octets of its payload from `at` on. */
+static struct nq_held *make_piece(struct nq_pool *pool, const struct nq_view *view, uint32_t at, uint32_t len)
+{
+    uint32_t headers = (uint32_t)(view->payload - view->ip), octets = headers + len;
+    struct nq_held *held = pool_held(pool);
+    struct nq_block *block = held ? octets > NQ_SMALL_OCTETS ? pool_large(pool) : pool_small(pool) : NULL;
+    if (!block) {
+        if (held)
+            held_drop(pool, held);
+        return NULL;
+    }
+    memcpy(block->data, view->ip, headers);
+    memcpy(block->data + headers, view->payload + at, len);
+    held->packet = (struct nq_packet){ .data = block->data, .block = block, .len = headers + view->payload_len,
+                                       .flags = NQ_OURS, .in_ifindex = view->packet->in_ifindex,
+                                       .out_ifindex = view->packet->out_ifindex };
+    struct nq_view piece;
+    packet_view(&piece, &held->packet);
+    if (at + len < view->payload_len)
+        packet_cut(&piece, len);
+    else
+        packet_resize(&piece, len);
+    packet_write_seq(&piece, view->seq + at);
+    held->packet.len = octets;
+    held->seq = view->seq + at;
+    held->end = held->seq + len + (piece.flags & NQ_FIN ? 1 : 0);
+    return held;
+}
+
+void stream_hold_rest(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
+                      const struct nq_view *view, uint32_t octets, uint64_t now)
+{
+    uint32_t options = (uint32_t)(view->payload - (uint8_t *)view->tcp) - (uint32_t)sizeof *view->tcp;
+    uint32_t most = stream->mss > 2 * options ? stream->mss - options : stream->mss;
+    if (held_already(stream, view->seq + octets, view->seq + octets))
+        return;
+    for (uint32_t at = octets; at < view->payload_len && stream->held_count < settings->held_per_flow;) {
+        uint32_t len = view->payload_len - at < most ? view->payload_len - at : most;
+        struct nq_held *held = make_piece(pool, view, at, len);
+        if (!held)
+            return;
+        insert_held(stream, held, now);
+        at += len;
+    }
 }
 
 static struct nq_held *take_first(struct nq_stream *stream)

@@ -144,7 +144,8 @@ def test_sack_blocks_are_translated():
     wire.send(wire.segment(C, b"Subject: one\r\n\r\n", seq=base))
     grown = len(HEADER) + 2
     first = wire.ends[S].rcv_nxt - 16 - grown
-    wire.send(wire.segment(S, ack=first, options=sack(first + grown + 4, first + grown + 8, first + 3, first + grown + 2)))
+    blocks = sack(first + grown + 4, first + grown + 8, first + 3, first + grown + 2)
+    wire.send(wire.segment(S, ack=first, options=blocks))
     options = wire.ends[C].segments[-1].options
     edges = [int.from_bytes(options[at:at + 4], "big") for at in range(4, 20, 4)]
     assert edges == [base + 4, base + 8, base, base + 2]

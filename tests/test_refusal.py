@@ -1,4 +1,4 @@
-"""The polite refusal: the client reads why, the server is reset, and a client in the middle of a message gets to read it."""
+"""The polite refusal: the client reads why, the server is reset, and a client in mid-message gets to read it."""
 from __future__ import annotations
 
 import pytest

@@ -78,10 +78,10 @@ class Segment:
         source, destination = packet[ends[0]:ends[1]], packet[ends[1]:ends[2]]
         tcp = packet[header:]
         assert folded(source + destination + struct.pack("!II", len(tcp), 6) + tcp) == 0xFFFF, "TCP checksum"
-        source_port, destination_port, seq, ack, offset, flags, window, _, urgent = struct.unpack("!HHIIBBHHH", tcp[:20])
+        *ports, seq, ack, offset, flags, window, _, urgent = struct.unpack("!HHIIBBHHH", tcp[:20])
         start = (offset >> 4) * 4
-        return cls(socket.inet_ntop(family, source), socket.inet_ntop(family, destination), source_port,
-                   destination_port, seq, ack, flags, window, tcp[start:], tcp[20:start], urgent)
+        return cls(socket.inet_ntop(family, source), socket.inet_ntop(family, destination), *ports, seq, ack, flags,
+                   window, tcp[start:], tcp[20:start], urgent)
 
 
 @dataclass

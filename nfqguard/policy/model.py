@@ -138,17 +138,17 @@ class Policy(Section):
     mask_ehlo: StrictBool = False
     """Another keyword, with its arguments, becomes X."""
     remove_ehlo: StrictBool = False
-    """With mask-ehlo: the lines of other keywords are taken out of the reply. Where a line comes in pieces it becomes X."""
+    """With mask-ehlo: the lines of other keywords are taken out of the reply. One that comes in pieces becomes X."""
     mask_banner: Literal["none", "asa", "text"] = "none"
-    """asa: in the greeting all but `2`, `0`, the code's separator and the blank after it becomes `*`. text: the greeting's
-    text becomes that of banner-text."""
+    """asa: in the greeting all but `2`, `0`, the code's separator and the blank after it becomes `*`. text: the
+    greeting's text becomes that of banner-text."""
     banner_text: OneLine = ""
     """What the greeting says instead, without its code."""
     insert_header: OneLine = ""
     """A header line that is put before each message, such as "X-Gateway: mail.example.net"."""
     refusal: Annotated[OneLine, Field(pattern=r"^([45][0-9]{2} .*)?$")] = ""
-    """The reply that a client reads when its session is ended, such as "554 5.7.1 Refused by policy". Empty: both ends are
-    reset without a word."""
+    """The reply that a client reads when its session is ended, such as "554 5.7.1 Refused by policy". Empty: both
+    ends are reset without a word."""
     max_data: Annotated[StrictInt, Field(ge=0, le=2**63 - 1)] = 0
     """Octets of message data in one session; beyond it the session is closed. 0: no limit."""
     exceptions: Exceptions = Exceptions()

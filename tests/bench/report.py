@@ -16,8 +16,8 @@ LEAST = 0.65
 """Of no-queue, for accept-all: below it the machine was busy with something else, and no ratio means anything."""
 
 GATED = frozenset({"bulk"})
-"""Scenarios that decide whether a run means anything. Small mail does not: each of its packets costs a wake-up, and the loop
-was measured at 0.57 to 0.75 of no queue there, with nothing wrong."""
+"""Scenarios that decide whether a run means anything. Small mail does not: each of its packets costs a wake-up, and
+the loop was measured at 0.57 to 0.75 of no queue there, with nothing wrong."""
 
 UNITS = {
     "bits_per_second": (1e9, "Gbit/s"),

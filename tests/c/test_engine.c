@@ -216,7 +216,7 @@ TEST(of_a_packet_with_data_and_more_the_command_goes)
     CHECK_EQUAL(wire_say(&wire, CLIENT, "RSET\r\nDATA\r\nEXPN\r\n.\r\n"), EDITED);
     CHECK_TEXT(wire_arrived(&wire, SERVER), "RSET\r\nDATA\r\n");
     CHECK_EQUAL(wire_ack(&wire, SERVER), ACCEPTED);
-    CHECK_EQUAL(wire_say_at(&wire, CLIENT, 12, "EXPN\r\n.\r\n", 9), PENDING);
+    CHECK_EQUAL(wire_say_at(&wire, CLIENT, 12, "EXPN\r\n.\r\n", 9), DROPPED); /* a copy waits already */
     CHECK_EQUAL(wire_say(&wire, SERVER, "250 ok\r\n354 go\r\n"), ACCEPTED);
     CHECK_TEXT(wire_arrived(&wire, SERVER), "RSET\r\nDATA\r\nEXPN\r\n.\r\n");
     wire_close(&wire);
@@ -238,8 +238,8 @@ TEST(the_part_of_a_packet_that_went_goes_again)
     wire_close(&wire);
 }
 
-/* A GSO packet cannot shrink to one segment. It is left out, and its sender repeats it as less. */
-TEST(a_large_packet_with_data_at_its_beginning_arrives_in_the_end)
+/* A GSO packet cannot shrink to one segment. It is left out, and packets of our own go in its place. */
+TEST(a_large_packet_with_data_at_its_beginning_goes_as_packets_of_our_own)
 {
     static char whole[6 + 20000];
     struct wire wire;
@@ -247,11 +247,10 @@ TEST(a_large_packet_with_data_at_its_beginning_arrives_in_the_end)
     memset(whole, 'a', sizeof whole);
     memcpy(whole, "DATA\r\n", 6);
     wire_say_octets(&wire, CLIENT, whole, sizeof whole);
-    CHECK(wire_say_at(&wire, CLIENT, 0, whole, WIRE_MSS) != PENDING);
     CHECK_TEXT(wire_arrived(&wire, SERVER), "DATA\r\n");
+    CHECK(wire_say_at(&wire, CLIENT, 0, whole, WIRE_MSS) != PENDING);
     wire_ack(&wire, SERVER);
     CHECK_EQUAL(wire_say(&wire, SERVER, "354 go\r\n"), ACCEPTED);
-    CHECK(wire_say_at(&wire, CLIENT, 6, whole + 6, sizeof whole - 6) != DROPPED);
     CHECK_OCTETS(wire_arrived(&wire, SERVER), wire_arrived_len(&wire, SERVER), whole, sizeof whole);
     wire_close(&wire);
 }
