@@ -9,6 +9,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,8 +106,8 @@ def converse(chunks: list[bytes]) -> bytes:
             try:
                 connection = socket.create_connection(("127.0.0.1", port), timeout=10)
                 break
-            except ConnectionRefusedError:
-                continue
+            except ConnectionRefusedError:      # it does not listen yet
+                time.sleep(0.05)
         with connection, connection.makefile("rb") as replies:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             for chunk in chunks:
