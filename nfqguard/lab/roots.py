@@ -171,7 +171,7 @@ def _download(name: str, into: Path, state: Path, progress: Progress) -> list[Pa
     try:
         _download_by([], name, into, progress)
     except RootError:
-        progress(f"{name}: the machine's package index does not serve; fetching one for us alone, its own stays as it is")
+        progress(f"{name}: the machine's package index does not serve; fetching one for us alone")
         private = _private_index(state)
         _apt(["apt-get", *private, "update"])
         _download_by(private, name, into, progress)
