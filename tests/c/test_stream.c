@@ -326,15 +326,18 @@ TEST(holding_has_limits)
     end_model(model);
 }
 
-TEST(holding_without_blocks_loses_nothing)
+TEST(holding_ends_with_the_blocks_and_loses_none)
 {
     struct model *model = new_model(1);
+    uint32_t held = 0;
     model->settings.held_per_flow = 1000;
-    for (uint32_t i = 0; i < model->settings.large_blocks; i++)
-        CHECK_EQUAL(hold(model, 100 + i * 100, 5000, 1), REASON_NONE);
-    CHECK_EQUAL(hold(model, 10000, 5000, 1), REASON_MEMORY);
-    CHECK_EQUAL(model->pool.held_free, model->settings.held - model->settings.large_blocks);
-    CHECK_EQUAL(hold(model, 10000, 500, 1), REASON_NONE);
+    while (hold(model, 100 + held * 100, 5000, 1) == REASON_NONE)
+        CHECK(++held <= model->settings.large_blocks);
+    CHECK(held >= model->settings.large_blocks / 2);
+    CHECK_EQUAL(hold(model, 20000, 5000, 1), REASON_MEMORY);
+    CHECK_EQUAL(model->stream.held_count, held);
+    CHECK_EQUAL(model->pool.held_free, model->settings.held - held);
+    CHECK_EQUAL(model->pool.large_free, model->settings.large_blocks - held);
     end_model(model);
 }
 
