@@ -225,7 +225,9 @@ static void accept(struct nq_engine *engine, struct nq_view *view)
 
 /* Put the segment together anew from the store, as the receiver is to see it: its octets may be more or fewer than the
  * sender's. Where all of them have arrived or none is left, an empty segment at the receiver's last octet makes it say so
- * (RFC 9293, 3.8.4, as for a keep-alive). Returns REASON_NONE, or why it cannot be. */
+ * (RFC 9293, 3.8.4, as for a keep-alive). The kernel's segmenter throws a GSO packet away that has shrunk to one segment, so
+ * that one leaves as a packet of our own: to wait for a smaller one cost the sender a timeout where an ACK to it was lost.
+ * Returns REASON_NONE, or why it cannot be. */
 static enum nq_reason compose(struct nq_engine *engine, const struct nq_stream *own, struct nq_view *view,
                               struct nq_packet *packet)
 {
@@ -238,13 +240,15 @@ static enum nq_reason compose(struct nq_engine *engine, const struct nq_stream *
         return REASON_MEMORY;
     block->next = engine->composed;
     engine->composed = block;
-    if (view->payload_len > mss && len <= mss)
-        return REASON_SHRUNK;
     if (headers + len > UINT16_MAX || !stream_copy(own, from, to, block->data + headers))
         return REASON_STORE_LIMIT;
     memcpy(block->data, view->ip, headers);
     *packet = (struct nq_packet){ .id = view->packet->id, .flags = view->packet->flags, .data = block->data,
                                   .len = UINT16_MAX, .block = block };
+    if (view->payload_len > mss && len <= mss && !(packet->flags & NQ_OURS)) {
+        drop_packet(engine, view->packet, REASON_SHRUNK);
+        packet->flags |= NQ_OURS;
+    }
     view->packet = packet;
     view->tcp = (void *)(block->data + ((uint8_t *)view->tcp - view->ip));
     view->source = block->data + (view->source - view->ip);
@@ -262,15 +266,15 @@ static void accept_segment(struct nq_engine *engine, const struct nq_flow *flow,
 {
     const struct nq_stream *own = &flow->stream[direction], *peer = &flow->stream[!direction];
     struct nq_packet packet;
-    if (peer->log)
+    if (stream_renumbers(peer))
         stream_translate_acks(peer, view, own->window_scale);
-    if (own->log && stored && view->payload_len) {
+    if (stream_renumbers(own) && stored && view->payload_len) {
         enum nq_reason reason = compose(engine, own, view, &packet);
         if (reason) {
             drop(engine, flow, direction, view, reason);
             return;
         }
-    } else if (own->log)
+    } else if (stream_renumbers(own))
         packet_write_seq(view, stream_out(own, view->seq));
     accept(engine, view);
 }
@@ -1038,7 +1042,7 @@ static const char *settings_fault(const struct nq_settings *settings)
 
 static bool take_memory(struct nq_engine *engine)
 {
-    size_t outputs = (size_t)engine->settings.held + NQ_INJECTIONS + 8;
+    size_t outputs = 2 * (size_t)engine->settings.held + NQ_INJECTIONS + 8; /* a packet may be dropped and leave as ours */
     engine->result.outputs = calloc(outputs, sizeof *engine->result.outputs);
     return engine->result.outputs && pool_init(&engine->pool, &engine->settings) &&
            flow_table_init(&engine->flows, &engine->settings) && ring_init(&engine->ring, engine->settings.events);

@@ -497,6 +497,8 @@ enum nq_reason stream_replace(struct nq_stream *stream, struct nq_pool *pool, co
 uint32_t stream_out(const struct nq_stream *stream, uint32_t seq);
 uint32_t stream_acknowledged(const struct nq_stream *stream, uint32_t ack);
 static inline uint32_t stream_next_out(const struct nq_stream *stream) { return stream->next + (uint32_t)stream->shift; }
+/* Do the two numberings differ? Once all has arrived the log is given back, and the shift stays. */
+static inline bool stream_renumbers(const struct nq_stream *stream) { return stream->log || stream->shift; }
 /* Copy the receiver's octets from..to out of the store. False where some are not there. */
 bool stream_copy(const struct nq_stream *stream, uint32_t from, uint32_t to, uint8_t *into);
 /* Acknowledgement, SACK blocks and window of a segment that acknowledges this stream, in the sender's numbers. */

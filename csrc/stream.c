@@ -92,7 +92,7 @@ static bool overlay(const struct nq_extent *extent, struct nq_view *view, uint32
 bool stream_restore(const struct nq_stream *stream, struct nq_view *view)
 {
     bool differs = overlay(stream->ahead, view, view->seq);
-    if (!stream->log) { /* else what leaves is put together from the store */
+    if (!stream_renumbers(stream)) { /* else what leaves is put together from the store */
         differs |= blank_arrived(stream, view);
         differs |= overlay(stream->first, view, view->seq);
     }
@@ -107,14 +107,24 @@ static bool fits_last(const struct nq_stream *stream, uint32_t len)
            last->block->used + len <= NQ_SMALL_OCTETS;
 }
 
+/* Is less than `eighths` of the pool left? What waits behind a hole stops at a quarter, so that nobody can starve the decided
+ * octets by sending out of order; the last eighth is for streams that store nothing yet, so that a session that speaks line
+ * by line goes on beside a flood. */
+static bool scarce(const struct nq_pool *pool, const struct nq_settings *settings, uint64_t eighths)
+{
+    return 8 * (uint64_t)pool->small_free < eighths * settings->small_blocks ||
+           8 * (uint64_t)pool->large_free < eighths * settings->large_blocks ||
+           8 * (uint64_t)pool->extents_free < eighths * settings->extents;
+}
+
 enum nq_reason stream_room(const struct nq_stream *stream, const struct nq_pool *pool, const struct nq_settings *settings,
                            uint32_t len)
 {
     if (stream->stored + len > settings->store_per_stream)
         return REASON_STORE_LIMIT;
-    if (pool->extents_free && pool->small_free && pool->large_free)
-        return REASON_NONE;
-    return REASON_MEMORY;
+    if (!pool->extents_free || !pool->small_free || !pool->large_free)
+        return REASON_MEMORY;
+    return stream->stored && scarce(pool, settings, 1) ? REASON_MEMORY : REASON_NONE;
 }
 
 static void append_copy(struct nq_extent *extent, const uint8_t *data, uint32_t len)
@@ -271,6 +281,8 @@ enum nq_reason stream_go_ahead(struct nq_stream *stream, struct nq_pool *pool, c
                                const struct nq_view *view)
 {
     enum nq_reason reason = stream_room(stream, pool, settings, view->payload_len);
+    if (!reason && scarce(pool, settings, 2))
+        reason = REASON_MEMORY;
     if (reason)
         return reason;
     struct nq_extent *extent = new_extent(pool, view->packet, view->seq, view->payload, view->payload_len);
@@ -371,7 +383,7 @@ enum nq_reason stream_hold(struct nq_stream *stream, struct nq_pool *pool, const
         return REASON_HELD_TWICE;
     if (stream->held_count >= settings->held_per_flow)
         return REASON_HELD_LIMIT;
-    struct nq_held *held = pool_held(pool);
+    struct nq_held *held = scarce(pool, settings, 2) ? NULL : pool_held(pool);
     if (!held)
         return REASON_MEMORY;
     if (!keep_packet(held, pool, view)) {
@@ -421,7 +433,8 @@ void stream_hold_rest(struct nq_stream *stream, struct nq_pool *pool, const stru
     uint32_t most = stream->mss > 2 * options ? stream->mss - options : stream->mss;
     if (held_already(stream, view->seq + octets, view->seq + octets))
         return;
-    for (uint32_t at = octets; at < view->payload_len && stream->held_count < settings->held_per_flow;) {
+    for (uint32_t at = octets; at < view->payload_len && stream->held_count < settings->held_per_flow &&
+                               !scarce(pool, settings, 2);) {
         uint32_t len = view->payload_len - at < most ? view->payload_len - at : most;
         struct nq_held *held = make_piece(pool, view, at, len);
         if (!held)
