@@ -711,8 +711,8 @@ static enum nq_reason judge_fresh(struct nq_engine *engine, struct nq_flow *flow
         return reason;
     if (!was_opaque && flow->session.mode == MODE_OPAQUE && flow->stream[0].held)
         return REASON_TLS_INJECTION; /* CVE-2011-0411: it came before the server agreed */
-    if (stream->ahead && (cursor.at < cursor.end || (view->flags & NQ_FIN) || (over_ahead && view->edited) ||
-                          engine->patches.count))
+    bool beyond_fin = (view->flags & NQ_FIN) && stream_ahead_beyond(stream, view->seq + view->payload_len);
+    if (stream->ahead && (cursor.at < cursor.end || beyond_fin || (over_ahead && view->edited) || engine->patches.count))
         return REASON_AHEAD_WRONG;
     view->edited |= was_edited;
     reason = store_patched(engine, stream, view, fresh, *taken);
@@ -787,6 +787,13 @@ static bool must_wait(const struct nq_flow *flow, unsigned direction, const stru
     return direction == 0 && view->payload_len && !again && session_waits(&flow->session);
 }
 
+/* A FIN among octets that were decided long ago is a lie, unless it is the one that was decided. */
+static void strip_undecided_fin(const struct nq_stream *stream, struct nq_view *view)
+{
+    if (!stream->fin || view->seq + view->payload_len + 1 != stream->next)
+        packet_cut(view, view->payload_len);
+}
+
 static void carry(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view)
 {
     struct nq_stream *stream = &flow->stream[direction];
@@ -801,6 +808,8 @@ static void carry(struct nq_engine *engine, struct nq_flow *flow, unsigned direc
         }
         if (stream_restore(stream, view))
             engine_count(engine, COUNT_RESTORED);
+        if (view->flags & NQ_FIN)
+            strip_undecided_fin(stream, view);
         accept_segment(engine, flow, direction, view, true);
         break;
     case PLACE_AHEAD:
@@ -893,9 +902,22 @@ static void unreadable(struct nq_engine *engine, const struct nq_packet *packet,
     report_drop(engine, NULL, 0, NULL, reason);
 }
 
+/* A window wider than the store could let more pass than can be kept: it is offered as wide as the store (RFC 7323, 2.3). */
+static void clamp_window(const struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, struct nq_view *view)
+{
+    uint8_t scale = flow->stream[direction].window_scale;
+    uint32_t widest = engine->settings.store_per_stream;
+    if (flow->state < FLOW_ESTABLISHED || (view->flags & NQ_SYN) || (uint64_t)view->window << scale <= widest)
+        return;
+    view->window = widest >> scale;
+    packet_write_acks(view);
+    view->edited = true;
+}
+
 /* A segment of a flow that is judged. */
 static void judge_segment(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view)
 {
+    clamp_window(engine, flow, direction, view);
     enum nq_reason reason = flow_segment(&engine->flows, &engine->pool, flow, direction, view, engine->now);
     if (reason) {
         cannot_judge(engine, flow, direction, view, reason);

@@ -509,6 +509,8 @@ enum nq_reason stream_go_ahead(struct nq_stream *stream, struct nq_pool *pool, c
 /* Do octets that went ahead cover the whole segment, or touch it at all? */
 bool stream_ahead_covers(const struct nq_stream *stream, const struct nq_view *view);
 bool stream_ahead_touches(const struct nq_stream *stream, const struct nq_view *view);
+/* Has an octet gone ahead that lies at `end` or behind it? */
+bool stream_ahead_beyond(const struct nq_stream *stream, uint32_t end);
 /* The octets that went ahead and begin at next, to be judged now; NULL where there are none. What was decided meanwhile is
  * taken off. stream_adopt() puts them into the store. */
 struct nq_extent *stream_ahead_due(struct nq_stream *stream, struct nq_pool *pool);
@@ -522,6 +524,7 @@ void stream_hold_rest(struct nq_stream *stream, struct nq_pool *pool, const stru
                       const struct nq_view *view, uint32_t octets, uint64_t now);
 /* Take the first held packet off the stream where it begins no later than next; NULL where there is none. */
 struct nq_held *stream_ready(struct nq_stream *stream);
+/* Take a packet off the stream that is held since before `before`, wherever it stands. */
 struct nq_held *stream_expired(struct nq_stream *stream, uint64_t before);
 void stream_end(struct nq_stream *stream, struct nq_pool *pool);
 

@@ -277,6 +277,14 @@ bool stream_ahead_touches(const struct nq_stream *stream, const struct nq_view *
     return false;
 }
 
+bool stream_ahead_beyond(const struct nq_stream *stream, uint32_t end)
+{
+    for (const struct nq_extent *extent = stream->ahead; extent; extent = extent->next)
+        if (seq_after(extent->seq + extent->len, end))
+            return true;
+    return false;
+}
+
 enum nq_reason stream_go_ahead(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
                                const struct nq_view *view)
 {
@@ -444,10 +452,10 @@ void stream_hold_rest(struct nq_stream *stream, struct nq_pool *pool, const stru
     }
 }
 
-static struct nq_held *take_first(struct nq_stream *stream)
+static struct nq_held *take(struct nq_stream *stream, struct nq_held **at)
 {
-    struct nq_held *held = stream->held;
-    stream->held = held->next;
+    struct nq_held *held = *at;
+    *at = held->next;
     stream->held_count--;
     return held;
 }
@@ -456,12 +464,15 @@ struct nq_held *stream_ready(struct nq_stream *stream)
 {
     if (!stream->held || seq_after(stream->held->seq, stream->next))
         return NULL;
-    return take_first(stream);
+    return take(stream, &stream->held);
 }
 
 struct nq_held *stream_expired(struct nq_stream *stream, uint64_t before)
 {
-    return stream->held && stream->held->since < before ? take_first(stream) : NULL;
+    for (struct nq_held **at = &stream->held; *at; at = &(*at)->next)
+        if ((*at)->since < before)
+            return take(stream, at);
+    return NULL;
 }
 
 static void drop_all(struct nq_extent **first, struct nq_extent **last, struct nq_pool *pool)

@@ -379,3 +379,45 @@ def test_a_host_that_speaks_to_itself():
     wire.send(wire.segment(C), (0, 1))
     wire.send(wire.segment(C, b"EXPN\r\n"), (0, 1))
     assert wire.at_server == b"XXXX\r\n"
+
+
+def test_a_window_wider_than_the_store_is_offered_narrower():
+    wire = Wire(store_per_stream=100_000)
+    options = b"\x02\x04\x05\xb4\x03\x03\x04\x01"
+    wire.send(wire.segment(C, seq=1000, ack=0, flags=SYN, options=options))
+    wire.send(wire.segment(S, seq=9000, ack=1001, flags=SYN | ACK, options=options))
+    wire.send(wire.segment(C))
+    wire.send(wire.segment(S, window=5000))
+    assert wire.ends[C].segments[-1].window == 5000
+    wire.send(wire.segment(S, window=60000))
+    assert wire.ends[C].segments[-1].window == 100_000 >> 4
+    wire.send(wire.segment(C, b"z", seq=wire.ends[C].isn + 1 + 100_100))
+    assert wire.counter("drop.outside-window") == 1
+
+
+def test_a_fin_among_decided_octets_is_taken_off():
+    wire = greeted()
+    wire.acknowledge = False
+    wire.say(C, b"NOOP a\r\nNOOP b\r\n")
+    for payload in (b"NOOP a\r\n", b""):
+        wire.send(wire.segment(C, payload, seq=wire.ends[C].isn + 1, flags=FIN | ACK))
+        assert not wire.ends[S].segments[-1].flags & FIN
+    assert not wire.ends[S].finished
+
+
+def test_a_client_that_sends_what_went_ahead_again_with_its_fin():
+    wire, base = in_data()
+    wire.send(wire.segment(C, b"0123456789", seq=base + 10))
+    wire.send(wire.segment(C, b"abcdefghij0123456789", seq=base, flags=FIN | ACK))
+    assert not wire.ends[S].reset and wire.ends[S].finished
+    assert wire.at_server.endswith(b"abcdefghij0123456789")
+
+
+def test_what_is_held_long_expires_behind_what_is_held_lately():
+    wire = greeted()
+    base = wire.ends[C].isn + 1
+    old = wire.send(wire.segment(C, b"NOOP\r\n", seq=base + 200))
+    wire.tick(8)
+    new = wire.send(wire.segment(C, b"NOOP\r\n", seq=base + 100))
+    wire.tick(4)
+    assert old in wire.dropped and new not in wire.dropped
