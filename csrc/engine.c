@@ -907,7 +907,8 @@ static void clamp_window(const struct nq_engine *engine, const struct nq_flow *f
 {
     uint8_t scale = flow->stream[direction].window_scale;
     uint32_t widest = engine->settings.store_per_stream;
-    if (flow->state < FLOW_ESTABLISHED || (view->flags & NQ_SYN) || (uint64_t)view->window << scale <= widest)
+    bool agreed = flow->state >= FLOW_ESTABLISHED && flow->state <= FLOW_CLOSING; /* both have named their scale */
+    if (!agreed || (view->flags & NQ_SYN) || (uint64_t)view->window << scale <= widest)
         return;
     view->window = widest >> scale;
     packet_write_acks(view);
