@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from evasion import CASES, FAMILIES, arena
+from evasion import CASES, FAMILIES, arena, memory
 from evasion.arena import Outcomes
 
 from nfqguard.lab.guard import Guard
@@ -27,7 +27,7 @@ pytestmark = [
 POLICY = "ios-esmtp"
 OVERLOOK = {"nf_conntrack_checksum": 0, "nf_conntrack_tcp_be_liberal": 1, "nf_conntrack_tcp_ignore_invalid_rst": 1}
 """See nf_conntrack-sysctl."""
-PORTS = (20_000, 22_000, 24_000)
+PORTS = (20_000, 22_000, 24_000, 26_000)
 """First port of each round, below the ephemeral ones."""
 EFFECTIVE = [name for name, case in CASES.items() if case.effective]
 MASKED = (b"XXXXXXXXX\r\n",)
@@ -93,6 +93,20 @@ def test_the_verb_never_arrives_and_nobody_is_harmed(inspected: Inspected, name:
             outcome = outcomes[name, version]
             assert not outcome.through, f"{which}, IPv{version}: the server has read {outcome.commands}"
             assert not outcome.neighbour, f"{which}, IPv{version}: the session beside: {outcome.neighbour}"
+
+
+def test_nobody_is_starved(lab: Lab, inspected: Inspected) -> None:
+    """One at a time, for they would starve each other: each alone takes all that the pool gives away."""
+    guard = Guard(lab, POLICY, f"[engine]\nsmall-blocks = {memory.SMALL_BLOCKS}\n")
+    guard.write_config()
+    guard.start()
+    for number, case in enumerate(memory.CASES):
+        for (_, version), outcome in arena.run(lab, {case.name: case}, PORTS[3] + 2 * number).items():
+            assert not outcome.through, f"{case.name}, IPv{version}: the server has read {outcome.commands}"
+            assert not outcome.neighbour, f"{case.name}, IPv{version}: the session beside: {outcome.neighbour}"
+    assert guard.stop() == 0
+    stats = next(event["stats"] for event in reversed(guard.events()) if event["event_type"] == "stats")
+    assert stats["drop.memory"] > 0, "the pool was never short, so nothing was tried"
 
 
 def test_the_plain_line_arrives_masked(inspected: Inspected) -> None:

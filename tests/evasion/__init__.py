@@ -1,4 +1,5 @@
-"""Evasions: ways to bring a forbidden verb past an inspector to a real server. One family a file; see `case`."""
+"""Evasions: ways to bring a forbidden verb past an inspector to a real server. One family a file; see `case`.
+`memory` stands apart: its cases do not hide the verb."""
 from __future__ import annotations
 
 from evasion import (

@@ -43,5 +43,11 @@ CASES = (
     Case("behind-a-refused-data-sent-again", (Put(b"DATA\r\n" + FORBIDDEN), Hear(2), Put(FORBIDDEN, at=6))),
     Case("behind-a-whole-envelope", (Put(b"".join(ENVELOPE) + b"hello\r\n.\r\n" + FORBIDDEN), Hear(4),
                                      Put(b"hello\r\n.\r\n" + FORBIDDEN, at=BODY_AT))),
+    Case("behind-the-answer-to-a-challenge", (
+        Put(b"AUTH LOGIN\r\n"), Hear(2), Put(b"*\r\n" + FORBIDDEN, at=12), Hear(3), Put(FORBIDDEN, at=15))),
+    Case("behind-the-answer-to-a-challenge-swapped", (
+        Put(FORBIDDEN, at=16), Put(b"AUTH LOGIN\r\n"), Hear(2), Put(b"abc\n", at=12), Hear(3), Put(FORBIDDEN, at=16))),
+    Case("answer-to-a-challenge-of-two-lines", (
+        Put(b"AUTH LOGIN\r\n"), Hear(2), Put(b"ab\n" + FORBIDDEN[:4], at=12), Pause(), Put(FORBIDDEN, at=15))),
     Case("behind-a-refused-auth", (Put(b"AUTH PLAIN\r\n" + FORBIDDEN), Hear(2), Put(FORBIDDEN, at=12))),
 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -28,6 +29,7 @@ class Conversation(asyncio.Protocol):
     unread: bytearray = field(default_factory=bytearray)
     envelope: set[bytes] = field(default_factory=set)
     in_data: bool = False
+    challenged: bool = False
     transport: asyncio.Transport | None = None
     peer: tuple[str, int] = ("", 0)
 
@@ -38,7 +40,7 @@ class Conversation(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.unread += data
-        while self._message() if self.in_data else self._command():
+        while self._next()():
             pass
 
     def eof_received(self) -> bool:
@@ -52,12 +54,29 @@ class Conversation(asyncio.Protocol):
         words = [line.strip(b"\0 \t\r\n").split(None, 1) for line in self.commands]
         return [found[0].upper() if found else b"" for found in words]
 
+    def _next(self) -> Callable[[], bool]:
+        if self.challenged:
+            return self._response
+        return self._message if self.in_data else self._command
+
+    def _response(self) -> bool:
+        """RFC 4954, 4: the line behind a 334 is no command, whatever it says; nobody is let in."""
+        _, end, rest = self.unread.partition(b"\n")
+        if not end:
+            return False
+        self.unread = rest
+        self.challenged = False
+        assert self.transport is not None
+        self.transport.write(b"535 not you\r\n")
+        return True
+
     def _command(self) -> bool:
         line, end, rest = self.unread.partition(b"\n")
         if not end:
             return False
         self.commands.append(bytes(line + end))
         self.unread = rest
+        self.challenged = line.rstrip().upper() == b"AUTH LOGIN"
         self._reply(self.verbs[-1])
         return True
 
@@ -65,7 +84,9 @@ class Conversation(asyncio.Protocol):
         assert self.transport is not None
         if verb in (b"MAIL", b"RCPT"):
             self.envelope.add(verb)
-        if verb == b"DATA":
+        if self.challenged:
+            self.transport.write(b"334 VXNlcm5hbWU6\r\n")
+        elif verb == b"DATA":
             self.in_data = len(self.envelope) == 2
             self.transport.write(b"354 go ahead\r\n" if self.in_data else b"503 MAIL and RCPT first\r\n")
         else:
