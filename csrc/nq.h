@@ -214,8 +214,9 @@ void packet_resize(struct nq_view *view, uint32_t octets);
 uint8_t *packet_timestamps(const struct nq_view *view);
 /* The SACK option's first octet, or NULL (RFC 2018). */
 uint8_t *packet_sack(const struct nq_view *view);
-/* A sender of shorter segments leaves room for what we add. False where the option is missing. */
-bool packet_lower_mss(struct nq_view *view, const struct nq_tcp_options *options, uint16_t by);
+/* A sender of shorter segments leaves room for what we add; options tell the lower size from then on. False where the option
+ * is missing. */
+bool packet_lower_mss(struct nq_view *view, struct nq_tcp_options *options, uint16_t by);
 uint32_t packet_load32(const uint8_t *at);
 void packet_store32(uint8_t *at, uint32_t value);
 /* view->ack and view->window into the header; another sequence number into the header. */
@@ -463,7 +464,7 @@ struct nq_stream {
     int32_t shift;              /* the receiver's number of `next` less the sender's; acked, edge and the store are in the
                                    receiver's numbers, all else in the sender's */
     uint32_t in_ifindex, out_ifindex;
-    uint16_t mss;               /* the largest payload that the receiver takes (RFC 9293, 3.7.1) */
+    uint16_t mss;               /* the largest payload that the sender may send (RFC 9293, 3.7.1), lowered by the headroom */
     uint16_t held_count;
     uint8_t window_scale;       /* of the windows that the sender of this stream offers */
     bool fin;                   /* FIN is decided; next counts it */

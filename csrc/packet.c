@@ -174,11 +174,12 @@ uint8_t *packet_timestamps(const struct nq_view *view)
     return at && at[1] == OCTETS ? at : NULL;
 }
 
-bool packet_lower_mss(struct nq_view *view, const struct nq_tcp_options *options, uint16_t by)
+bool packet_lower_mss(struct nq_view *view, struct nq_tcp_options *options, uint16_t by)
 {
     if (!options->mss_at)
         return false;
-    uint16_t mss = htons((uint16_t)(options->mss > 2u * by ? options->mss - by : options->mss / 2));
+    options->mss = (uint16_t)(options->mss > 2u * by ? options->mss - by : options->mss / 2);
+    uint16_t mss = htons(options->mss);
     memcpy(options->mss_at + 2, &mss, sizeof mss);
     view->edited = true;
     return true;
