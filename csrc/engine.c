@@ -938,11 +938,40 @@ static void judge_segment(struct nq_engine *engine, struct nq_flow *flow, unsign
     flow_touch(&engine->flows, flow, engine->now);
 }
 
+/* An ICMP error about a segment of a flow: the number that it quotes becomes its sender's. One that speaks of nothing under way
+ * is forged (RFC 5927, 4.1). It comes from where the segment went. */
+static void judge_icmp(struct nq_engine *engine, struct nq_view *about)
+{
+    unsigned direction = 0;
+    const struct nq_packet *packet = about->packet;
+    struct nq_flow *flow = flow_find(&engine->flows, about, &direction);
+    const struct nq_stream *own = flow ? &flow->stream[direction] : NULL;
+    bool back = flow && (!engine->settings.binding || packet->in_ifindex == own->out_ifindex);
+    if (!flow || !back || (!flow->given_up && !stream_under_way(own, about->seq))) {
+        drop_packet(engine, packet, REASON_ICMP);
+        return;
+    }
+    if (own->log || own->shift)
+        icmp_write(about, stream_acknowledged(own, about->seq));
+    engine_count(engine, COUNT_ACCEPTED);
+    struct nq_output *out = output(engine);
+    *out = (struct nq_output){ .kind = NQ_DECISION, .id = packet->id, .verdict = NQ_ACCEPT };
+    if (!about->edited)
+        return;
+    engine_count(engine, COUNT_EDITED);
+    out->data = packet->data;
+    out->len = packet->len;
+}
+
 static void judge(struct nq_engine *engine, const struct nq_packet *packet)
 {
     struct nq_view view = { .packet = packet };
     unsigned direction = 0;
     enum nq_reason reason = packet_view(&view, packet);
+    if (reason == REASON_NOT_TCP && icmp_error(&view, packet)) {
+        judge_icmp(engine, &view);
+        return;
+    }
     if (reason) {
         unreadable(engine, packet, reason);
         return;

@@ -161,6 +161,7 @@ struct nq_view {
     struct nq_tcp *tcp;
     uint8_t *payload;
     const uint8_t *source, *destination;    /* 4 or 16 octets by family */
+    uint8_t *icmp;              /* ICMP errors: the message that quotes the segment */
     uint32_t ip_header;         /* octets before the TCP header */
     uint32_t payload_len;
     uint32_t seq, ack;          /* host order */
@@ -226,6 +227,13 @@ void packet_write_seq(struct nq_view *view, uint32_t seq);
 uint64_t checksum_add(uint64_t sum, const uint8_t *data, size_t len);
 uint16_t checksum_fold(uint64_t sum);
 
+/* ---- icmp.c: errors about segments ------------------------------------------------------------------------------- */
+
+/* Is this an ICMP error (RFC 792, RFC 4443 3) about a TCP segment? Fills `about` with the segment that it quotes, as far as the
+ * quotation goes: addresses, ports, sequence number. */
+bool icmp_error(struct nq_view *about, const struct nq_packet *packet);
+/* Another sequence number into the quoted segment, and a new checksum. */
+void icmp_write(struct nq_view *about, uint32_t seq);
 /* ---- policy.c: the compiled policy; read-only once installed ---------------------------------------------------- */
 
 enum nq_verb {
@@ -497,6 +505,8 @@ enum nq_reason stream_replace(struct nq_stream *stream, struct nq_pool *pool, co
 /* The receiver's number for the sender's, and how the receiver's acknowledgements read to the sender. */
 uint32_t stream_out(const struct nq_stream *stream, uint32_t seq);
 uint32_t stream_acknowledged(const struct nq_stream *stream, uint32_t ack);
+/* Is the receiver's number that of an octet under way? */
+bool stream_under_way(const struct nq_stream *stream, uint32_t out);
 static inline uint32_t stream_next_out(const struct nq_stream *stream) { return stream->next + (uint32_t)stream->shift; }
 /* Do the two numberings differ? Once all has arrived the log is given back, and the shift stays. */
 static inline bool stream_renumbers(const struct nq_stream *stream) { return stream->log || stream->shift; }

@@ -187,6 +187,11 @@ uint32_t stream_acknowledged(const struct nq_stream *stream, uint32_t ack)
     return edit_log_acknowledged(stream->log, stream->shift, ack);
 }
 
+bool stream_under_way(const struct nq_stream *stream, uint32_t out)
+{
+    return !seq_before(out, stream->acked) && seq_before(out, stream_next_out(stream));
+}
+
 bool stream_may_edit(struct nq_stream *stream, struct nq_pool *pool, uint32_t edits)
 {
     if (!stream->log)
