@@ -794,9 +794,19 @@ static void strip_undecided_fin(const struct nq_stream *stream, struct nq_view *
         packet_cut(view, view->payload_len);
 }
 
+/* Held since before the FIN came, and one of its octets lies in the FIN's place: nobody has decided that octet. */
+static bool takes_fins_place(const struct nq_stream *stream, const struct nq_view *view)
+{
+    return stream->fin && view->payload_len && seq_after(view->seq + view->payload_len, stream->next - 1);
+}
+
 static void carry(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view)
 {
     struct nq_stream *stream = &flow->stream[direction];
+    if (takes_fins_place(stream, view)) {
+        drop(engine, flow, direction, view, REASON_AFTER_FIN);
+        return;
+    }
     switch (stream_place(stream, view)) {
     case PLACE_EMPTY:
         accept_segment(engine, flow, direction, view, false);
@@ -816,7 +826,7 @@ static void carry(struct nq_engine *engine, struct nq_flow *flow, unsigned direc
         behind_hole(engine, flow, direction, view);
         break;
     case PLACE_NEXT:
-        if (stream->fin) /* held since before the FIN came: it begins with an octet in the FIN's place */
+        if (stream->fin)
             drop(engine, flow, direction, view, REASON_AFTER_FIN);
         else if (must_wait(flow, direction, view))
             hold(engine, flow, direction, view);
