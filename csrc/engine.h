@@ -108,6 +108,7 @@ struct nq_settings {
     uint32_t idle;              /* seconds */
     uint32_t tombstone;         /* seconds that a dead flow is remembered */
     uint32_t binding;           /* enum nq_binding */
+    uint32_t recorded;          /* 1: the ends do not hear us; they acknowledge what they were sent when a capture was taken */
     uint8_t hash_key[16];       /* SipHash key; random in production, fixed in tests */
 };
 

@@ -136,7 +136,8 @@ bool flow_table_init(struct nq_flow_table *table, const struct nq_settings *sett
 {
     uint32_t buckets = power_of_two(settings->flows);
     size_t slots_octets = ((size_t)settings->flows + 1) * sizeof(struct nq_flow);
-    *table = (struct nq_flow_table){ .mask = buckets - 1, .binding = settings->binding != NQ_BIND_OFF };
+    *table = (struct nq_flow_table){ .mask = buckets - 1, .binding = settings->binding != NQ_BIND_OFF,
+                                      .recorded = settings->recorded };
     table->memory_octets = slots_octets + (size_t)buckets * sizeof(uint32_t);
     table->memory = mmap(NULL, table->memory_octets, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (table->memory == MAP_FAILED)
@@ -397,6 +398,8 @@ static enum nq_reason on_segment(struct nq_flow_table *table, struct nq_pool *po
                                  unsigned direction, struct nq_view *view, uint64_t now)
 {
     struct nq_stream *own = &flow->stream[direction], *peer = &flow->stream[!direction];
+    if (table->recorded)
+        view->ack = stream_recorded_ack(peer, view->ack);
     enum nq_reason reason = acceptable(flow, direction, view);
     if (reason)
         return reason;

@@ -505,6 +505,9 @@ enum nq_reason stream_replace(struct nq_stream *stream, struct nq_pool *pool, co
 /* The receiver's number for the sender's, and how the receiver's acknowledgements read to the sender. */
 uint32_t stream_out(const struct nq_stream *stream, uint32_t seq);
 uint32_t stream_acknowledged(const struct nq_stream *stream, uint32_t ack);
+/* A capture's receiver acknowledges what it was sent, in the sender's numbers, whatever we have made of it. What of that is
+ * held here it does not have yet; what was never seen stays beyond. */
+uint32_t stream_recorded_ack(const struct nq_stream *stream, uint32_t ack);
 /* Is the receiver's number that of an octet under way? */
 bool stream_under_way(const struct nq_stream *stream, uint32_t out);
 static inline uint32_t stream_next_out(const struct nq_stream *stream) { return stream->next + (uint32_t)stream->shift; }
@@ -606,6 +609,7 @@ struct nq_flow_table {
     uint64_t timeout[TIMERS];   /* ns */
     uint64_t hash_key[2];
     bool binding;
+    bool recorded;
     void *memory;
     size_t memory_octets;
 };

@@ -187,6 +187,16 @@ uint32_t stream_acknowledged(const struct nq_stream *stream, uint32_t ack)
     return edit_log_acknowledged(stream->log, stream->shift, ack);
 }
 
+uint32_t stream_recorded_ack(const struct nq_stream *stream, uint32_t ack)
+{
+    if (!seq_after(ack, stream->next))
+        return stream_out(stream, ack);
+    for (const struct nq_held *held = stream->held; held; held = held->next)
+        if (!seq_after(ack, held->end))
+            return stream_next_out(stream);
+    return ack + (uint32_t)stream->shift;
+}
+
 bool stream_under_way(const struct nq_stream *stream, uint32_t out)
 {
     return !seq_before(out, stream->acked) && seq_before(out, stream_next_out(stream));

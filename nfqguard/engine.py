@@ -88,6 +88,7 @@ class Settings:
     idle: int
     tombstone: int
     binding: int
+    recorded: int
     hash_key: bytes
 
     BINDINGS: ClassVar[dict[str, int]] = {"off": lib.NQ_BIND_OFF, "strict": lib.NQ_BIND_STRICT}

@@ -76,7 +76,8 @@ class Replay:
         cannot be made."""
         values = configuration.engine.model_dump()
         # A fixed key: the same capture tells the same twice.
-        settings = Settings.default(**{**values, "binding": Settings.BINDINGS["off"], "hash_key": bytes(16)})
+        fixed = {"binding": Settings.BINDINGS["off"], "recorded": 1, "hash_key": bytes(16)}
+        settings = Settings.default(**{**values, **fixed})
         self.summary = Summary()
         self._engine = Engine(settings, Policy(compile_policy(configuration.policy, configuration.policy_in_force)))
         self._diversion = Diversion(configuration.deployment)
