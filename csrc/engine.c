@@ -235,7 +235,7 @@ static enum nq_reason compose(struct nq_engine *engine, const struct nq_stream *
     uint32_t to = stream_out(own, view->seq + view->payload_len);
     uint32_t from = seq_min(seq_max(stream_out(own, view->seq), own->acked), to);
     uint32_t len = to - from;
-    struct nq_block *block = pool_large(&engine->pool);
+    struct nq_block *block = headers + len <= NQ_SMALL_OCTETS ? pool_small(&engine->pool) : pool_large(&engine->pool);
     if (!block)
         return REASON_MEMORY;
     block->next = engine->composed;
@@ -709,7 +709,7 @@ static enum nq_reason judge_fresh(struct nq_engine *engine, struct nq_flow *flow
     *taken = (uint32_t)(cursor.at - fresh);
     if (reason)
         return reason;
-    if (!was_opaque && flow->session.mode == MODE_OPAQUE && flow->stream[0].held)
+    if (!was_opaque && flow->session.mode == MODE_OPAQUE && stream_holds_more(&flow->stream[0]))
         return REASON_TLS_INJECTION; /* CVE-2011-0411: it came before the server agreed */
     bool beyond_fin = (view->flags & NQ_FIN) && stream_ahead_beyond(stream, view->seq + view->payload_len);
     if (stream->ahead && (cursor.at < cursor.end || beyond_fin || (over_ahead && view->edited) || engine->patches.count))

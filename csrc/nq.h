@@ -536,6 +536,8 @@ enum nq_reason stream_hold(struct nq_stream *stream, struct nq_pool *pool, const
  * leaves without them. What does not fit is left to the sender, who keeps it until it is acknowledged. */
 void stream_hold_rest(struct nq_stream *stream, struct nq_pool *pool, const struct nq_settings *settings,
                       const struct nq_view *view, uint32_t octets, uint64_t now);
+/* Does a held packet bring anything that is not decided? Copies of what is decided may wait, too, until they are looked at. */
+bool stream_holds_more(const struct nq_stream *stream);
 /* Take the first held packet off the stream where it begins no later than next; NULL where there is none. */
 struct nq_held *stream_ready(struct nq_stream *stream);
 /* Take a packet off the stream that is held since before `before`, wherever it stands. */

@@ -475,6 +475,14 @@ static struct nq_held *take(struct nq_stream *stream, struct nq_held **at)
     return held;
 }
 
+bool stream_holds_more(const struct nq_stream *stream)
+{
+    for (const struct nq_held *held = stream->held; held; held = held->next)
+        if (seq_after(held->end, stream->next))
+            return true;
+    return false;
+}
+
 struct nq_held *stream_ready(struct nq_stream *stream)
 {
     if (!stream->held || seq_after(stream->held->seq, stream->next))
