@@ -191,7 +191,9 @@ struct nq_queue_settings {
     uint32_t length;            /* packets the kernel may keep waiting (NFQA_CFG_QUEUE_MAXLEN) */
     uint32_t fail_open;         /* 1: what does not fit passes uninspected */
     uint32_t buffer;            /* octets of socket buffer, each way */
-    uint32_t own_mark;          /* packet mark of what we inject; 0: no raw sockets, injections are counted and lost */
+    uint32_t own_mark;          /* packet mark of what we inject, and own_mark + 1 of what conntrack must leave alone (the
+                                   deployment exempts it from tracking), so below 0xffffffff; 0: no raw sockets, injections
+                                   are counted and lost */
 };
 
 struct nq_queue;
@@ -208,5 +210,9 @@ void nq_queue_stop(struct nq_queue *queue);
 
 /* How often the loop came round: grows at least once a second while the loop lives. For a watchdog. */
 uint64_t nq_queue_progress(const struct nq_queue *queue);
+
+/* 0, or -errno: why connection tracking cannot be asked what it makes of what we inject. Then all of it leaves under
+ * own_mark, and where addresses are translated it reaches one end only. */
+int32_t nq_queue_conntrack(const struct nq_queue *queue);
 
 void nq_queue_free(struct nq_queue *queue);

@@ -706,17 +706,57 @@ uint32_t ring_take(struct nq_ring *ring, struct nq_event *into, uint32_t max);
 /* The line as it came, without secrets: what follows AUTH and its mechanism, and what may be a line of an AUTH exchange. */
 void event_text(struct nq_event *event, const struct nq_line *line);
 
+/* ---- conntrack.c: what connection tracking makes of a packet of our own ------------------------------------------- */
+
+struct nq_tuple {               /* network order throughout; address 0 and port 0 are the source's */
+    uint8_t family;             /* 4 or 6 */
+    uint8_t address[2][16];     /* IPv4 in the first 4 octets, the others 0 */
+    uint16_t port[2];
+};
+
+enum { NQ_TRANSLATIONS = 256 };
+
+struct nq_translation {         /* an entry of conntrack's that translates both ends */
+    struct nq_tuple entry[2];   /* CTA_TUPLE_ORIG, CTA_TUPLE_REPLY */
+    uint64_t since;
+};
+
+struct nq_conntrack {
+    int fd;                     /* below 0: cannot be asked */
+    uint32_t sequence, dumps;
+    uint64_t dumping;
+    struct nq_translation kept[NQ_TRANSLATIONS];
+};
+
+enum nq_tracking {
+    TRACKING_KNOWN,             /* the packet is one of a connection's, and the kernel translates it */
+    TRACKING_FINAL,             /* it must leave as it is, untracked */
+    TRACKING_UNASKED            /* nobody knows */
+};
+
+/* Returns 0, or -errno where the kernel does not answer: no CAP_NET_ADMIN, or no ctnetlink. */
+int conntrack_open(struct nq_conntrack *conntrack);
+void conntrack_close(struct nq_conntrack *conntrack);
+/* How a packet of ours with the endpoints that FORWARD shows has to leave; for TRACKING_FINAL the tuple's source becomes the
+ * one by which the receiver knows the sender. */
+enum nq_tracking conntrack_judge(struct nq_conntrack *conntrack, struct nq_tuple *tuple);
+
 /* ---- inject.c: packets of our own leave by raw socket ------------------------------------------------------------ */
 
 struct nq_injector {
-    int ipv4, ipv6;             /* descriptors; below 0: cannot send */
+    int fd[2][2];               /* IPv4 and IPv6; tracked and untracked; below 0: cannot send */
+    int unasked;                /* 0, or the errno for which conntrack cannot be asked */
+    struct nq_conntrack conntrack;
 };
 
-/* Open the raw sockets of both families under the packet mark `mark`; 0 opens none. Returns 0 or -errno. */
+void injector_init(struct nq_injector *injector);
+/* Open the raw sockets of both families, under the packet mark `mark` for what conntrack translates and `mark` + 1 for what
+ * must leave untracked; mark 0 opens none. Returns 0 or -errno. */
 int injector_open(struct nq_injector *injector, uint32_t mark);
 void injector_close(struct nq_injector *injector);
-/* Send one packet, complete from the IP header on, to its own destination. Returns 0 or -errno. */
-int injector_send(const struct nq_injector *injector, const uint8_t *data, uint32_t len);
+/* Send one TCP packet, complete from the IP header on, to its own destination; its source is changed where two translations
+ * hide it. Returns enum nq_tracking, how it left, or -errno. */
+int injector_send(struct nq_injector *injector, uint8_t *data, uint32_t len);
 
 /* ---- engine.c: composition -------------------------------------------------------------------------------------------- */
 

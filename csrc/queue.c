@@ -330,6 +330,18 @@ static void pending_add(struct nq_queue *queue, const struct nq_output *output)
     queue->pending_octets += octets;
 }
 
+static void inject(struct nq_queue *queue, const struct nq_output *output)
+{
+    int left = injector_send(&queue->injector, output->data, output->len);
+
+    if (left < 0)
+        engine_count(queue->engine, COUNT_INJECT_FAILED);
+    else if (left == TRACKING_FINAL)
+        engine_count(queue->engine, COUNT_INJECT_UNTRACKED);
+    else if (left == TRACKING_UNASKED)
+        engine_count(queue->engine, COUNT_INJECT_UNASKED);
+}
+
 /* Pass on what a call to the engine returned. `slot` is the memory that the call's packet lies in: it stays as it is until
  * the round's verdicts are sent; anything else is only good until the next call. */
 static void answer(struct nq_queue *queue, const struct nq_result *result, const uint8_t *slot)
@@ -345,8 +357,7 @@ static void answer(struct nq_queue *queue, const struct nq_result *result, const
             continue;
         }
         pending_flush(queue);   /* what was decided before leaves before */
-        if (injector_send(&queue->injector, output->data, output->len) < 0)
-            engine_count(queue->engine, COUNT_INJECT_FAILED);
+        inject(queue, output);
     }
     if (fleeting)
         pending_flush(queue);
@@ -622,6 +633,11 @@ uint64_t nq_queue_progress(const struct nq_queue *queue)
     return atomic_load_explicit(&queue->progress, memory_order_relaxed);
 }
 
+int32_t nq_queue_conntrack(const struct nq_queue *queue)
+{
+    return queue->injector.unasked;
+}
+
 /* ---- beginning and end ------------------------------------------------------------------------------------------ */
 
 static bool settings_valid(const struct nq_queue_settings *settings, char *error)
@@ -657,7 +673,7 @@ struct nq_queue *nq_queue_new(const struct nq_queue_settings *settings, struct n
     }
     queue->engine = engine;
     queue->pool = engine_pool(engine);
-    queue->injector = (struct nq_injector){ .ipv4 = -1, .ipv6 = -1 };
+    injector_init(&queue->injector);
     queue->fd = settings->fd;
     queue->wake = -1;
     queue->number = htons((uint16_t)settings->number);

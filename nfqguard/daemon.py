@@ -152,6 +152,10 @@ class Daemon:
         self._pump.start()
         self._notifier.ready()
         log.info("inspecting on %s", self._queues())
+        if why := self._workers[0].queue.conntrack_error:
+            log.warning("connection tracking cannot be asked about the packets that nfqguard sends itself (%s): where "
+                        "addresses are translated, a reset or refusal may reach one end only. This needs CAP_NET_ADMIN "
+                        "and a kernel with CONFIG_NF_CT_NETLINK", why)
 
     def _wait(self) -> None:
         """Until a signal ends us or a worker has died. SIGHUP opens the output anew, for logrotate."""

@@ -270,7 +270,8 @@ class QueueSettings:
     """How a bound queue is drained (struct nq_queue_settings).
 
     `length`: packets the kernel may keep waiting, 1 to 65535. `fail_open`: what does not fit passes uninspected.
-    `buffer`: octets of socket buffer each way. `own_mark`: packet mark of what we send ourselves; 0: send nothing.
+    `buffer`: octets of socket buffer each way. `own_mark`: packet mark of what we send ourselves, and own_mark + 1 of
+    what connection tracking must leave alone, so below 0xffffffff; 0: send nothing.
     """
 
     number: int
@@ -313,6 +314,12 @@ class Queue:
     def progress(self) -> int:
         """How often the loop came round: grows at least once a second while it lives."""
         return int(lib.nq_queue_progress(self._pointer))
+
+    @property
+    def conntrack_error(self) -> str | None:
+        """Why connection tracking cannot be asked what it makes of the packets we send; None where it can."""
+        rc = int(lib.nq_queue_conntrack(self._pointer))
+        return os.strerror(-rc) if rc < 0 else None
 
     def now(self) -> int:
         """The loop's time in nanoseconds: the wall clock as it stood when the queue was made, and steady since."""

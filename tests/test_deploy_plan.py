@@ -6,18 +6,18 @@ import pytest
 from nfqguard.deploy.apply import _explain
 from nfqguard.deploy.difference import conflicts, differences
 from nfqguard.deploy.iptables import NOTHING, Table, present, read_table, restore_text, wanted
-from nfqguard.deploy.plan import PORTS_PER_JUMP, FamilyPlan, PlanError, make_plan, queue_values
+from nfqguard.deploy.plan import PORTS_PER_JUMP, PlanError, TableName, TablePlan, make_plan, queue_values
 from nfqguard.policy.model import Deployment
 
 
-def part_of(family: int = 4, **keys: object) -> FamilyPlan:
-    (part,) = make_plan(Deployment.model_validate(keys)).only(family).families
+def part_of(family: int = 4, table: TableName = "mangle", **keys: object) -> TablePlan:
+    (part,) = (part for part in make_plan(Deployment.model_validate(keys)).only(family).parts if part.table == table)
     return part
 
 
-def fresh_text(family: int = 4, **keys: object) -> list[str]:
-    part = part_of(family, **keys)
-    return restore_text(part.chain, Table({}), wanted(part)).splitlines()
+def fresh_text(family: int = 4, table: TableName = "mangle", **keys: object) -> list[str]:
+    part = part_of(family, table, **keys)
+    return restore_text(part, Table({}), wanted(part)).splitlines()
 
 
 def test_default_deployment() -> None:
@@ -77,6 +77,7 @@ def test_mail_host_returns_its_own_packets_before_all_else_and_judges_loopback_o
         "*mangle",
         ":NFQGUARD - [0:0]",
         "-A NFQGUARD -m mark --mark 0x6e660001 -j RETURN",
+        "-A NFQGUARD -m mark --mark 0x6e660002 -j RETURN",
         "-A NFQGUARD -s 192.0.2.7/32 -j RETURN",
         "-A NFQGUARD -d 192.0.2.7/32 -j RETURN",
         "-A NFQGUARD -m conntrack --ctstate INVALID -j DROP",
@@ -87,6 +88,26 @@ def test_mail_host_returns_its_own_packets_before_all_else_and_judges_loopback_o
         "-A OUTPUT -p tcp -m multiport --ports 25 -j NFQGUARD",
         "COMMIT",
     ]
+
+
+@pytest.mark.parametrize("hook", ["forward", "host"])
+def test_packets_of_our_own_with_final_addresses_are_taken_from_conntrack(hook: str) -> None:
+    keys = {"hook": hook, "own-mark": 0x41, "chain": "MAIL-in"}
+    expected = [
+        "*raw",
+        ":MAIL-in - [0:0]",
+        "-A MAIL-in -j CT --notrack",
+        "-I OUTPUT 1 -m mark --mark 0x42 -j MAIL-in",
+        "COMMIT",
+    ]
+    assert fresh_text(4, "raw", **keys) == expected
+    assert fresh_text(6, "raw", **keys) == expected
+
+
+def test_both_marks_are_numbers_that_a_packet_can_have() -> None:
+    assert Deployment.model_validate({"own-mark": 0xFFFFFFFE}).untracked_mark == 0xFFFFFFFF
+    with pytest.raises(ValueError, match="own-mark"):
+        Deployment.model_validate({"own-mark": 0xFFFFFFFF})
 
 
 def test_more_ports_than_one_jump_can_name() -> None:
@@ -140,6 +161,13 @@ SAVED = """\
 -A NFQGUARD -j DROP
 COMMIT
 # Completed on Sun Nov  1 00:00:00 2026
+*raw
+:OUTPUT ACCEPT [0:0]
+:NFQGUARD - [0:0]
+-A OUTPUT -m mark --mark 0x6e660002 -j NFQGUARD
+-A OUTPUT -m mark --mark 0x7 -j CT --zone 7
+-A NFQGUARD -j CT --notrack
+COMMIT
 *filter
 :FORWARD DROP [0:0]
 -A FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD
@@ -152,7 +180,7 @@ def table_with(*changes: tuple[str, str]) -> Table:
     for old, new in changes:
         assert old in text
         text = text.replace(old, new)
-    return read_table(text)
+    return read_table(text, "mangle")
 
 
 BEHIND = ('-A FORWARD -m comment --comment "counts -j NFQGUARD" -j operators\n', "")
@@ -160,18 +188,19 @@ JUMP = "-A FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD\n-A NFQGUARD"
 LAST = "-A NFQGUARD -j DROP\n"
 
 
-def test_reading_keeps_to_the_mangle_table_and_takes_counters() -> None:
-    table = read_table(SAVED)
+def test_reading_keeps_to_one_table_and_takes_counters() -> None:
+    table = read_table(SAVED, "mangle")
     assert set(table.chains) == {"PREROUTING", "FORWARD", "operators", "NFQGUARD"}
     assert len(table.chains["FORWARD"]) == 3 and len(table.chains["NFQGUARD"]) == 4
     assert [jump.position for jump in present(table, "NFQGUARD").jumps] == [2]
     counted = "\n".join(f"[3:180] {line}" if line.startswith("-A") else line for line in SAVED.splitlines())
-    assert read_table(counted) == table
+    assert read_table(counted, "mangle") == table
+    assert {name: len(steps) for name, steps in read_table(SAVED, "raw").chains.items()} == {"OUTPUT": 2, "NFQGUARD": 1}
 
 
 def test_applying_replaces_every_jump_in_one_transaction_and_puts_ours_last() -> None:
-    part, table = part_of(), read_table(SAVED)
-    lines = restore_text(part.chain, table, wanted(part)).splitlines()
+    part, table = part_of(), read_table(SAVED, "mangle")
+    lines = restore_text(part, table, wanted(part)).splitlines()
     assert lines[:2] == ["*mangle", ":NFQGUARD - [0:0]"]
     assert lines[-3:] == [
         "-D FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD",
@@ -182,23 +211,30 @@ def test_applying_replaces_every_jump_in_one_transaction_and_puts_ours_last() ->
 
 
 def test_removing_names_only_what_is_ours() -> None:
-    assert restore_text("NFQGUARD", read_table(SAVED), NOTHING).splitlines() == [
+    assert restore_text(part_of(), read_table(SAVED, "mangle"), NOTHING).splitlines() == [
         "*mangle",
         ":NFQGUARD - [0:0]",
         "-D FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD",
         "-X NFQGUARD",
         "COMMIT",
     ]
-    assert restore_text("NFQGUARD", Table({}), NOTHING) == ""
+    assert restore_text(part_of(), Table({}), NOTHING) == ""
+    assert restore_text(part_of(table="raw"), read_table(SAVED, "raw"), NOTHING).splitlines() == [
+        "*raw",
+        ":NFQGUARD - [0:0]",
+        "-D OUTPUT -m mark --mark 0x6e660002 -j NFQGUARD",
+        "-X NFQGUARD",
+        "COMMIT",
+    ]
 
 
 def test_undo_puts_the_former_jump_where_it_was() -> None:
-    before = present(read_table(SAVED), "NFQGUARD")
+    before = present(read_table(SAVED, "mangle"), "NFQGUARD")
     after = table_with(BEHIND)
-    lines = restore_text("NFQGUARD", after, before).splitlines()
+    lines = restore_text(part_of(), after, before).splitlines()
     assert lines[-2] == "-I FORWARD 2 -p tcp -m multiport --ports 25 -j NFQGUARD"
     assert [line for line in lines if line.startswith("-A NFQGUARD")] == [
-        f"-A NFQGUARD {step}" for step in read_table(SAVED).chains["NFQGUARD"]
+        f"-A NFQGUARD {step}" for step in read_table(SAVED, "mangle").chains["NFQGUARD"]
     ]
 
 
@@ -229,6 +265,36 @@ def test_each_difference_is_named_with_its_meaning(kind: str, changes: list[tupl
     assert [difference.kind for difference in found] == [kind]
     assert said in found[0].meaning and "nfqguard rules apply" in found[0].remedy
     assert str(found[0]).startswith("IPv4: ")
+
+
+MARK_JUMP = "-A OUTPUT -m mark --mark 0x6e660002 -j NFQGUARD\n"
+ZONE = "-A OUTPUT -m mark --mark 0x7 -j CT --zone 7\n"
+
+
+@pytest.mark.parametrize(
+    "kind,changes,said",
+    [
+        (None, [], ""),
+        ("chain-missing", [(":NFQGUARD - [0:0]\n-A OUTPUT", "-A OUTPUT"), ("-A NFQGUARD -j CT", "-A no -j CT")], "raw"),
+        ("jump-missing", [(MARK_JUMP, "")], "mark 0x6e660002"),
+        ("jump-doubled", [(MARK_JUMP, MARK_JUMP * 2)], "2 times"),
+        ("jump-not-first", [(MARK_JUMP, ""), (ZONE, ZONE + MARK_JUMP)], "--zone 7"),
+        ("step-missing", [("-A NFQGUARD -j CT --notrack\n", "")], "do not arrive"),
+    ],
+)
+def test_each_difference_in_raw_is_named(kind: str | None, changes: list[tuple[str, str]], said: str) -> None:
+    text = SAVED[SAVED.index("*raw"):]
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    part, table = part_of(table="raw"), read_table(text, "raw")
+    found = differences(part, table)
+    assert [difference.kind for difference in found] == [kind] * (kind is not None)
+    assert all(said in difference.meaning for difference in found)
+    if kind != "chain-missing":
+        mended = restore_text(part, table, wanted(part)).splitlines()
+        assert mended[-2] == "-I OUTPUT 1 -m mark --mark 0x6e660002 -j NFQGUARD"
+    assert conflicts(part, table) == []
 
 
 @pytest.mark.parametrize(
@@ -268,4 +334,4 @@ def test_other_ports_than_planned_are_a_foreign_jump_and_a_missing_one() -> None
 )
 def test_a_refusal_is_explained(message: str, said: str) -> None:
     part = part_of()
-    assert said in _explain("iptables-restore", message, restore_text(part.chain, Table({}), wanted(part)))
+    assert said in _explain("iptables-restore", message, restore_text(part, Table({}), wanted(part)))

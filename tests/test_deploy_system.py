@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from three_hosts import CLIENT, OPEN_WITHIN, SERVER, ThreeHosts, Wire, backends, inside, sweep, tcp_of
+from three_hosts import BLOCKED_AFTER, CLIENT, SERVER, ThreeHosts, Wire, backends, inside, sweep, tcp_of
 
 from nfqguard.deploy.apply import DeployError, Netfilter, RestoreError, _change, apply, check, remove
 from nfqguard.deploy.iptables import restore_text, wanted
@@ -62,6 +62,10 @@ COMMIT
 -A POSTROUTING -s {address} -o to9 -j MASQUERADE
 -A PREROUTING -d {address} -p tcp -m tcp --dport 2525 -j REDIRECT --to-ports 25
 COMMIT
+*raw
+-A OUTPUT -p tcp -m tcp --dport 2526 -j CT --notrack
+-A OUTPUT -s {address} -m mark --mark 0x9 -j ACCEPT
+COMMIT
 *mangle
 :shaping - [0:0]
 -A PREROUTING -s {address} -j MARK --set-xmark 0x7/0xff
@@ -90,6 +94,9 @@ def test_apply_then_remove_leaves_the_operators_steps_as_they_were(hosts: ThreeH
     during = state(hosts, backend)
     ours = {family: [line for line in during[family] if line not in before[family]] for family in (4, 6)}
     assert all("NFQGUARD" in line for family in (4, 6) for line in ours[family])
+    raw = during[4][during[4].index("*raw"):]
+    raw = raw[:raw.index("COMMIT")]
+    assert next(line for line in raw if line.startswith("-A")) == "-A OUTPUT -m mark --mark 0x6e660002 -j NFQGUARD"
     assert [line for line in during[4] if line not in ours[4]] == before[4]
     with inside(hosts.gateway):
         assert [result.changed for result in remove(plan, backend)] == [True, True]
@@ -109,11 +116,13 @@ def test_applying_twice_is_applying_once(hosts: ThreeHosts, backend: str) -> Non
 def test_a_changed_configuration_replaces_the_former_one(hosts: ThreeHosts, backend: str) -> None:
     with inside(hosts.gateway):
         apply(plan_of(ports=[25, 587]), backend)
-        apply(plan_of(hook="host", ports=[465]), backend)
-        assert check(plan_of(hook="host", ports=[465]), backend) == []
+        changed = plan_of(hook="host", ports=[465], **{"own-mark": 0x76})
+        apply(changed, backend)
+        assert check(changed, backend) == []
     jumps = [line for line in hosts.saved(backend, 4) if line.endswith("-j NFQGUARD")]
-    assert jumps == [
+    assert sorted(jumps) == [
         "-A INPUT ! -i lo -p tcp -m multiport --ports 465 -j NFQGUARD",
+        "-A OUTPUT -m mark --mark 0x77 -j NFQGUARD",
         "-A OUTPUT -p tcp -m multiport --ports 465 -j NFQGUARD",
     ]
 
@@ -125,24 +134,27 @@ def test_damage_is_found_and_mended(hosts: ThreeHosts, backend: str) -> None:
     planned = hosts.saved(backend, 4)
     jump = "-p tcp -m multiport --ports 25 -j NFQGUARD"
     damage = f"-A FORWARD {jump}\n-A PREROUTING -j NFQGUARD\n-I NFQGUARD 1 -j ACCEPT\n-D NFQGUARD -j DROP\n"
-    hosts.iptables(backend, 4, f"*mangle\n{damage}COMMIT\n")
+    hosts.iptables(backend, 4, f"*mangle\n{damage}COMMIT\n*raw\n-F NFQGUARD\n-I OUTPUT 1 -j CT --zone 3\nCOMMIT\n")
     with inside(hosts.gateway):
         kinds = {(difference.family, difference.kind) for difference in check(plan, backend)}
-        assert kinds == {(4, "jump-doubled"), (4, "jump-foreign"), (4, "step-foreign"), (4, "step-missing")}
+        assert kinds == {
+            (4, "jump-doubled"), (4, "jump-foreign"), (4, "step-foreign"), (4, "step-missing"), (4, "jump-not-first")
+        }
         assert [(result.family, result.changed) for result in apply(plan, backend)] == [(4, True), (6, False)]
+    hosts.iptables(backend, 4, "*raw\n-D OUTPUT -j CT --zone 3\nCOMMIT\n")
     assert hosts.saved(backend, 4) == planned
 
 
 def test_a_table_that_changed_since_it_was_read_is_read_again(hosts: ThreeHosts, backend: str) -> None:
     plan = plan_of()
-    (part, _) = plan.families
+    part = plan.parts[0]
     with inside(hosts.gateway):
         apply(plan, backend)
-        stale = Netfilter(4, backend).read()
+        stale = Netfilter(4, backend).read("mangle")
         hosts.iptables(backend, 4, "*mangle\n-F FORWARD\nCOMMIT\n")
         with pytest.raises(RestoreError):
-            Netfilter(4, backend).restore(restore_text(part.chain, stale, wanted(part)))
-        _change(Netfilter(4, backend), part.chain, wanted(part), stale)
+            Netfilter(4, backend).restore(restore_text(part, stale, wanted(part)))
+        _change(Netfilter(4, backend), part, wanted(part), stale)
         assert check(plan, backend) == []
 
 
@@ -165,9 +177,9 @@ def test_where_the_second_family_fails_the_first_is_as_before(hosts: ThreeHosts,
         apply(plan_of(), backend)
     hosts.iptables(backend, 4, "*mangle\n-A FORWARD -j MARK --set-xmark 0x7/0xff\nCOMMIT\n")
     before = state(hosts, backend)
-    ipv4, ipv6 = plan_of(ports=[25, 587]).families
-    nowhere = dataclasses.replace(ipv6.jumps[0], hook="NOWHERE")
-    broken = Plan((ipv4, dataclasses.replace(ipv6, jumps=(nowhere,))))
+    *good, last = plan_of(ports=[25, 587], **{"own-mark": 0x76}).parts
+    nowhere = dataclasses.replace(last.jumps[0], hook="NOWHERE")
+    broken = Plan((*good, dataclasses.replace(last, jumps=(nowhere,))))
     with inside(hosts.gateway), pytest.raises(DeployError, match=r"ip6tables-.*nothing was changed"):
         apply(broken, backend)
     assert state(hosts, backend) == before
@@ -190,7 +202,7 @@ def test_a_chain_in_the_other_backend_is_found(hosts: ThreeHosts) -> None:
         apply(plan, "nft")
         found = check(plan, "nft")
         kinds = [(difference.family, difference.kind) for difference in found]
-        assert kinds == [(4, "other-backend"), (6, "other-backend")]
+        assert kinds == [(family, "other-backend") for family in (4, 4, 6, 6)]
         assert "--backend legacy" in found[0].remedy
         remove(plan, "legacy")
         assert check(plan, "nft") == []
@@ -364,7 +376,7 @@ def test_packets_that_conntrack_calls_invalid_never_reach_the_queue(hosts: Three
 
 def test_mail_host_judges_loopback_once_and_returns_its_own(hosts: ThreeHosts, backend: str) -> None:
     hosts.serve(25)
-    own_mark = Deployment().own_mark
+    own, untracked = Deployment().own_mark, Deployment().untracked_mark
     with inside(hosts.server):
         apply(plan_of(hook="host"), backend)
         assert check(plan_of(hook="host"), backend) == []
@@ -377,23 +389,29 @@ def test_mail_host_judges_loopback_once_and_returns_its_own(hosts: ThreeHosts, b
         connection.sendall(b"x")
         assert connection.recv(1) == b"x"
     assert hosts.reaches(4, 25)
-    marked_port = connect_marked(hosts, own_mark)
+    wire = Wire(hosts.client)
+    with pytest.raises(ConnectionRefusedError):
+        connect_marked(hosts, own, 40030)
+    with pytest.raises(TimeoutError):   # the answer belongs to no connection that conntrack knows: INVALID
+        connect_marked(hosts, untracked, 40031)
+    arrived = {int.from_bytes(segment[:2], "big") for segment in map(tcp_of, wire.packets()) if segment is not None}
+    wire.close()
+    assert arrived >= {40030, 40031}
     seen = consumer.stop()
-    assert not [packet for packet in seen if packet.source_port == marked_port]
-    assert [packet for packet in seen if packet.destination_port == marked_port], "the answer to it is not ours"
+    assert not [packet for packet in seen if packet.source_port in (40030, 40031)]
+    answered = {packet.destination_port for packet in seen} & {40030, 40031}
+    assert answered == {40030}, "the answer is not ours, but where conntrack knows of no question it is INVALID"
     opening = [packet for packet in seen if packet.connection == port and packet.flags & SYN]
     assert [packet.destination_port for packet in opening] == [25, port], "each opening packet once, and both"
 
 
-def connect_marked(hosts: ThreeHosts, mark: int) -> int:
-    """A SYN of our own from the mail host to somebody's port 25, marked; returns its source port."""
+def connect_marked(hosts: ThreeHosts, mark: int, port: int) -> None:
+    """A SYN of our own from the mail host to somebody's port 25, marked, from this port."""
     with inside(hosts.server), socket.socket() as sender:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, mark)
-        sender.settimeout(OPEN_WITHIN)
-        sender.bind((SERVER[4], 40030))
-        with pytest.raises(ConnectionRefusedError):
-            sender.connect((CLIENT[4], 25))
-    return 40030
+        sender.settimeout(BLOCKED_AFTER)
+        sender.bind((SERVER[4], port))
+        sender.connect((CLIENT[4], 25))
 
 
 def rules(hosts: ThreeHosts, *arguments: str, wrapper: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
@@ -416,7 +434,7 @@ def test_the_command_tells_by_words_and_exit_status(hosts: ThreeHosts, backend: 
     assert after.returncode == 0 and json.loads(after.stdout) == {"as_planned": True, "differences": []}
     assert rules(hosts, "remove", *options, "--family", "6").stdout == "IPv6: removed\n"
     differs = json.loads(rules(hosts, "check", *options, "--json").stdout)["differences"]
-    assert [(difference["family"], difference["kind"]) for difference in differs] == [(6, "chain-missing")]
+    assert [(difference["family"], difference["kind"]) for difference in differs] == [(6, "chain-missing")] * 2
     assert rules(hosts, "remove", *options).stdout == "IPv4: removed\nIPv6: nothing was installed\n"
 
 

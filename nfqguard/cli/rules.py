@@ -17,7 +17,7 @@ from nfqguard.deploy.apply import check as check_plan
 from nfqguard.deploy.apply import remove as remove_plan
 from nfqguard.deploy.difference import Difference
 from nfqguard.deploy.iptables import Table, restore_text, wanted
-from nfqguard.deploy.plan import Family, FamilyPlan, Plan, PlanError, make_plan
+from nfqguard.deploy.plan import Family, Plan, PlanError, TablePlan, make_plan
 from nfqguard.policy.load import DEFAULT_FILE, ConfigError, load
 from nfqguard.policy.model import Deployment
 
@@ -55,7 +55,9 @@ def rules() -> None:
 def print_text(config: Path, family: str | None, as_json: bool) -> None:
     """Print what `apply` would feed to iptables-restore on a machine where nothing is installed."""
     _, plan = _planned(config, family, as_json)
-    texts = {part.family: _text(part) for part in plan.families}
+    texts: dict[Family, str] = {}
+    for part in plan.parts:
+        texts[part.family] = texts.get(part.family, "") + _text(part)
     if as_json:
         click.echo(json.dumps({f"ipv{number}": text for number, text in texts.items()}))
         return
@@ -84,7 +86,7 @@ def apply(config: Path, family: str | None, as_json: bool, backend: Backend) -> 
 @common_options
 @backend_option
 def remove(config: Path, family: str | None, as_json: bool, backend: Backend) -> None:
-    """Take the chain and every jump to it away. Mail passes uninspected from then on."""
+    """Take the chains and every jump to them away. Mail passes uninspected from then on."""
     _, plan = _planned(config, family, as_json)
     results = _done(remove_plan, plan, backend, as_json)
     if as_json:
@@ -118,8 +120,8 @@ def _planned(config: Path, family: str | None, as_json: bool) -> tuple[Deploymen
     return deployment, plan.only(chosen[family]) if family else plan
 
 
-def _text(part: FamilyPlan) -> str:
-    return restore_text(part.chain, Table({}), wanted(part))
+def _text(part: TablePlan) -> str:
+    return restore_text(part, Table({}), wanted(part))
 
 
 def _done(

@@ -1,8 +1,8 @@
 """Brings a plan into the kernel, takes it out again, compares. The only file that starts a program.
 
-Each family changes in one transaction of iptables-restore. There is none over both families, so where the second fails
-the first is put back, jumps at their old positions. python-iptables was rejected: it binds the legacy library and does
-not see what iptables-nft made.
+Each table of each family changes in one transaction of iptables-restore. There is none over several, so where a later
+one fails the earlier ones are put back, jumps at their old positions. python-iptables was rejected: it binds the legacy
+library and does not see what iptables-nft made.
 
 Nothing here is called when the daemon stops: a deployment outlives its process, so that closed means closed.
 """
@@ -18,8 +18,8 @@ from typing import Literal
 
 from nfqguard.deploy import system
 from nfqguard.deploy.difference import Difference, conflicts, differences
-from nfqguard.deploy.iptables import NOTHING, TABLE, Ours, Table, present, read_table, restore_text, wanted
-from nfqguard.deploy.plan import Family, FamilyPlan, Plan
+from nfqguard.deploy.iptables import NOTHING, Ours, Table, present, read_table, restore_text, wanted
+from nfqguard.deploy.plan import Family, Plan, TableName, TablePlan
 
 Backend = Literal["system", "nft", "legacy"]
 """system: whatever `iptables` means on this machine; nft and legacy: that one, where both are installed."""
@@ -38,6 +38,7 @@ MODULES = {
     "connmark": "xt_connmark",
     "CONNMARK": "xt_connmark",
     "statistic": "xt_statistic",
+    "CT": "xt_CT",
     "NFQUEUE": "xt_NFQUEUE",
 }
 UNSUPPORTED = re.compile(
@@ -69,18 +70,18 @@ class Netfilter:
     family: Family
     backend: Backend = "system"
 
-    def read(self) -> Table:
-        """The mangle table. Raises DeployError."""
+    def read(self, table: TableName) -> Table:
+        """The table of that name. Raises DeployError."""
         # Without -t: asking the legacy program for one table by name would create it.
         done = _run([self._program("save")], "")
         if done.returncode:
             raise DeployError(f"{self.name('save')} failed: {_text_of(done)}")
-        if f"Table `{TABLE}' is incompatible" in done.stdout:
+        if f"Table `{table}' is incompatible" in done.stdout:
             raise DeployError(
-                f"{self.name('save')} cannot show the mangle table, for another program has put native nftables steps "
+                f"{self.name('save')} cannot show the {table} table, for another program has put native nftables steps "
                 "into it: have it use a table of its own"
             )
-        return read_table(done.stdout)
+        return read_table(done.stdout, table)
 
     def restore(self, text: str) -> None:
         """Hand over a restore text; all of it takes effect or nothing. Raises RestoreError, DeployError."""
@@ -113,15 +114,15 @@ def apply(plan: Plan, backend: Backend = "system") -> list[Applied]:
 
 
 def remove(plan: Plan, backend: Backend = "system") -> list[Applied]:
-    """Take our chain and every jump to it away. Raises DeployError, after which every family is as it was before."""
+    """Take our chains and every jump to them away. Raises DeployError, after which every family is as it was before."""
     return _each(plan, backend, lambda part: NOTHING, lambda part, table: present(table, part.chain) == NOTHING)
 
 
 def check(plan: Plan, backend: Backend = "system") -> list[Difference]:
     """Where the kernel differs from the plan. Raises DeployError where that cannot be told."""
     found: list[Difference] = []
-    for part in _here(plan).families:
-        table = Netfilter(part.family, backend).read()
+    for part in _here(plan).parts:
+        table = Netfilter(part.family, backend).read(part.table)
         found += [*differences(part, table), *conflicts(part, table)]
         found += _in_other_backend(part, backend)
     return found
@@ -130,41 +131,41 @@ def check(plan: Plan, backend: Backend = "system") -> list[Difference]:
 def _each(
     plan: Plan,
     backend: Backend,
-    target: Callable[[FamilyPlan], Ours],
-    is_done: Callable[[FamilyPlan, Table], bool],
+    target: Callable[[TablePlan], Ours],
+    is_done: Callable[[TablePlan, Table], bool],
 ) -> list[Applied]:
-    results: list[Applied] = []
+    changes: dict[Family, bool] = {}
     undo: list[Callable[[], None]] = []
     try:
-        for part in _here(plan).families:
+        for part in _here(plan).parts:
             netfilter = Netfilter(part.family, backend)
-            before = netfilter.read()
+            before = netfilter.read(part.table)
             if changed := not is_done(part, before):
-                undo.append(_undoing(netfilter, part.chain, present(before, part.chain)))
-                _change(netfilter, part.chain, target(part), before)
-            results.append(Applied(part.family, changed))
+                undo.append(_undoing(netfilter, part, present(before, part.chain)))
+                _change(netfilter, part, target(part), before)
+            changes[part.family] = changes.get(part.family, False) or changed
     except BaseException as error:
         _undo(undo, error)
         raise
-    return results
+    return [Applied(family, changed) for family, changed in changes.items()]
 
 
-def _change(netfilter: Netfilter, chain: str, target: Ours, before: Table) -> None:
+def _change(netfilter: Netfilter, part: TablePlan, target: Ours, before: Table) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return netfilter.restore(restore_text(chain, before, target))
+            return netfilter.restore(restore_text(part, before, target))
         except RestoreError:
-            now = netfilter.read()
+            now = netfilter.read(part.table)
             if now == before or attempt == ATTEMPTS:
                 raise
             before = now
 
 
-def _undoing(netfilter: Netfilter, chain: str, former: Ours) -> Callable[[], None]:
+def _undoing(netfilter: Netfilter, part: TablePlan, former: Ours) -> Callable[[], None]:
     def undo() -> None:
-        now = netfilter.read()
-        if present(now, chain) != former:
-            netfilter.restore(restore_text(chain, now, former))
+        now = netfilter.read(part.table)
+        if present(now, part.chain) != former:
+            netfilter.restore(restore_text(part, now, former))
 
     return undo
 
@@ -182,23 +183,23 @@ def _here(plan: Plan) -> Plan:
         raise DeployError("reading and changing Netfilter needs root (CAP_NET_ADMIN): run this as root")
     if system.has_ipv6():
         return plan
-    if not plan.only(4).families:
+    if not plan.only(4).parts:
         raise DeployError("this machine has no IPv6 (/proc/net/if_inet6 is missing): nothing to deploy for it")
     return plan.only(4)
 
 
-def _in_other_backend(part: FamilyPlan, backend: Backend) -> list[Difference]:
+def _in_other_backend(part: TablePlan, backend: Backend) -> list[Difference]:
     # Both backends' tables are in force at once: a chain left in the other one queues every packet a second time.
     other = Netfilter(part.family, "legacy" if _is_nft(part.family, backend) else "nft")
     if not other.installed():
         return []
     try:
-        table = other.read()
+        table = other.read(part.table)
     except DeployError:
         return []  # the kernel lacks that backend, so nothing can be in it
     if present(table, part.chain) == NOTHING:
         return []
-    meaning = f"chain {part.chain} exists in the {other.backend} tables as well: mail is queued twice"
+    meaning = f"chain {part.chain} exists in {part.table} of the {other.backend} tables as well: packets pass it twice"
     return [Difference(part.family, "other-backend", meaning, f"run: nfqguard rules remove --backend {other.backend}")]
 
 

@@ -13,12 +13,14 @@ from nfqguard.deploy.plan import (
     DropInvalid,
     DropRest,
     Family,
-    FamilyPlan,
     Jump,
+    MarkJump,
     ReturnHost,
     ReturnOwn,
     SendToQueue,
     Step,
+    TablePlan,
+    Untrack,
 )
 
 Kind = Literal[
@@ -30,11 +32,13 @@ Kind = Literal[
     "jump-foreign",
     "jump-doubled",
     "jump-not-last",
+    "jump-not-first",
     "connmark-overwritten",
     "other-backend",
 ]
 
 APPLY = "run: nfqguard rules apply"
+OWN_ONE_END = "of the packets that nfqguard sends itself some do not arrive where addresses are translated"
 
 
 @dataclass(frozen=True)
@@ -50,17 +54,18 @@ class Difference:
         return f"IPv{self.family}: {self.meaning}; {self.remedy}"
 
 
-def differences(part: FamilyPlan, table: Table) -> list[Difference]:
+def differences(part: TablePlan, table: Table) -> list[Difference]:
     """Where `table` differs from the plan; an empty list where it is as planned."""
     if part.chain not in table.chains:
-        meaning = f"chain {part.chain} is missing from mangle, so mail passes uninspected"
+        consequence = "mail passes uninspected" if part.table == "mangle" else OWN_ONE_END
+        meaning = f"chain {part.chain} is missing from {part.table}, so {consequence}"
         return [Difference(part.family, "chain-missing", meaning, APPLY)]
     return [*_in_chain(part, table), *_in_jumps(part, table)]
 
 
-def conflicts(part: FamilyPlan, table: Table) -> list[Difference]:
+def conflicts(part: TablePlan, table: Table) -> list[Difference]:
     """Steps of others in mangle that write the connmark bits which hold a connection's queue. We cannot mend them."""
-    mask = max(step.mask for step in part.steps if isinstance(step, ChooseQueue))
+    mask = max((step.mask for step in part.steps if isinstance(step, ChooseQueue)), default=0)
     found = []
     for chain, steps in table.chains.items():
         for step in steps:
@@ -74,7 +79,7 @@ def conflicts(part: FamilyPlan, table: Table) -> list[Difference]:
     return found
 
 
-def _in_chain(part: FamilyPlan, table: Table) -> Iterator[Difference]:
+def _in_chain(part: TablePlan, table: Table) -> Iterator[Difference]:
     existing = [words(step) for step in table.chains[part.chain]]
     planned = [words(iptables.specification(step)) for step in part.steps]
     if existing == planned:
@@ -109,15 +114,17 @@ def _consequence(step: Step) -> str:
             return f"nothing, or not everything that should, reaches queue {number}"
         case DropRest():
             return "what has no queue passes uninspected"
+        case Untrack():
+            return OWN_ONE_END
 
 
-def _foreign_step(part: FamilyPlan, text: str) -> Difference:
+def _foreign_step(part: TablePlan, text: str) -> Difference:
     meaning = f"chain {part.chain} holds `{text}`, which is not planned and may lead mail around the inspection"
     remedy = f"if it is needed put it into another chain, then {APPLY} (which empties {part.chain} first)"
     return Difference(part.family, "step-foreign", meaning, remedy)
 
 
-def _in_jumps(part: FamilyPlan, table: Table) -> Iterator[Difference]:
+def _in_jumps(part: TablePlan, table: Table) -> Iterator[Difference]:
     existing = iptables.present(table, part.chain).jumps
     for jump in part.jumps:
         yield from _of_jump(part, jump, [placed for placed in existing if _is(placed, jump, part.chain)])
@@ -125,25 +132,41 @@ def _in_jumps(part: FamilyPlan, table: Table) -> Iterator[Difference]:
         if not any(_is(placed, jump, part.chain) for jump in part.jumps):
             meaning = f"{placed.chain} holds `{placed.specification}`, which is not planned: other packets come to us"
             yield Difference(part.family, "jump-foreign", meaning, APPLY)
-    yield from _behind(part, table)
+    yield from _before(part, table) if part.table == "raw" else _behind(part, table)
 
 
-def _is(placed: PlacedJump, jump: Jump, chain: str) -> bool:
+def _is(placed: PlacedJump, jump: Jump | MarkJump, chain: str) -> bool:
     planned = words(iptables.jump_specification(jump, chain))
     return placed.chain == jump.hook and words(placed.specification) == planned
 
 
-def _of_jump(part: FamilyPlan, jump: Jump, found: list[PlacedJump]) -> Iterator[Difference]:
-    ports = ", ".join(map(str, jump.ports))
+def _of_jump(part: TablePlan, jump: Jump | MarkJump, found: list[PlacedJump]) -> Iterator[Difference]:
+    if isinstance(jump, MarkJump):
+        what, consequence = f"mark {jump.mark:#x}", OWN_ONE_END
+    else:
+        what, consequence = f"port {', '.join(map(str, jump.ports))}", "this mail passes uninspected"
     if not found:
-        meaning = f"mangle {jump.hook} does not jump to {part.chain} for port {ports}: this mail passes uninspected"
+        meaning = f"{part.table} {jump.hook} does not jump to {part.chain} for {what}: {consequence}"
         yield Difference(part.family, "jump-missing", meaning, APPLY)
     elif len(found) > 1:
-        meaning = f"mangle {jump.hook} jumps to {part.chain} {len(found)} times for port {ports}; once is planned"
+        meaning = f"{part.table} {jump.hook} jumps to {part.chain} {len(found)} times for {what}; once is planned"
         yield Difference(part.family, "jump-doubled", meaning, APPLY)
 
 
-def _behind(part: FamilyPlan, table: Table) -> Iterator[Difference]:
+def _before(part: TablePlan, table: Table) -> Iterator[Difference]:
+    for jump in part.jumps:
+        steps = table.chains.get(jump.hook, ())
+        ours = [position for position, step in enumerate(steps) if iptables.target_of(step) == part.chain]
+        if ours and ours[0]:
+            meaning = (
+                f"in {part.table} {jump.hook} the jump to {part.chain} is not first: `{'`, `'.join(steps[: ours[0]])}` "
+                "may put our own packets into a zone of connection tracking or lead them past it"
+            )
+            remedy = f"{APPLY}; where a program puts steps first there, let it start before nfqguard"
+            yield Difference(part.family, "jump-not-first", meaning, remedy)
+
+
+def _behind(part: TablePlan, table: Table) -> Iterator[Difference]:
     # A jump that is missing altogether has been reported; here only foreign steps behind one that exists count.
     for hook in dict.fromkeys(jump.hook for jump in part.jumps):
         steps = table.chains.get(hook, ())

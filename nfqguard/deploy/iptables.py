@@ -22,14 +22,15 @@ from nfqguard.deploy.plan import (
     ChooseQueue,
     DropInvalid,
     DropRest,
-    FamilyPlan,
     Jump,
+    MarkJump,
     ReturnHost,
     ReturnOwn,
     SendToQueue,
+    TableName,
+    TablePlan,
+    Untrack,
 )
-
-TABLE = "mangle"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ NOTHING = Ours(None, ())
 
 @dataclass(frozen=True)
 class Table:
-    """The mangle table as it exists: each chain's steps in order, as iptables-save prints them without `-A CHAIN`."""
+    """A table as it exists: each chain's steps in order, as iptables-save prints them without `-A CHAIN`."""
 
     chains: dict[str, tuple[str, ...]]
 
@@ -100,16 +101,23 @@ def _(step: DropRest) -> str:
     return "-j DROP"
 
 
-def jump_specification(jump: Jump, chain: str) -> str:
+@specification.register
+def _(step: Untrack) -> str:
+    return "-j CT --notrack"
+
+
+def jump_specification(jump: Jump | MarkJump, chain: str) -> str:
     """Matches and target of a jump, as iptables-save prints them."""
+    if isinstance(jump, MarkJump):
+        return f"-m mark --mark {jump.mark:#x} -j {chain}"
     interface = f"! -i {jump.except_input} " if jump.except_input else ""
     return f"{interface}-p tcp -m multiport --ports {','.join(map(str, jump.ports))} -j {chain}"
 
 
-def wanted(part: FamilyPlan) -> Ours:
-    """What the plan wants, every jump last in its chain."""
+def wanted(part: TablePlan) -> Ours:
+    """What the plan wants: jumps by port last in their chain, one by mark first."""
     steps = tuple(specification(step) for step in part.steps)
-    return Ours(steps, tuple(PlacedJump(jump.hook, jump_specification(jump, part.chain)) for jump in part.jumps))
+    return Ours(steps, tuple(_placed(jump, part.chain) for jump in part.jumps))
 
 
 def present(table: Table, chain: str) -> Ours:
@@ -117,30 +125,30 @@ def present(table: Table, chain: str) -> Ours:
     return Ours(table.chains.get(chain), tuple(_jumps_to(table, chain)))
 
 
-def read_table(saved: str) -> Table:
-    """The mangle table in iptables-save output (with or without counters); empty where there is none."""
+def read_table(saved: str, name: TableName) -> Table:
+    """The table of that name in iptables-save output (with or without counters); empty where there is none."""
     chains: dict[str, list[str]] = {}
     here = False
     for line in saved.splitlines():
         if line.startswith("*"):
-            here = line[1:].strip() == TABLE
+            here = line[1:].strip() == name
         elif here and line.startswith(":"):
             chains.setdefault(line[1:].split()[0], [])
         elif here and (line.startswith("-A ") or line.startswith("[")):
             chain, step = line[line.index("-A ") + 3 :].split(" ", 1)
             chains.setdefault(chain, []).append(step)
-    return Table({name: tuple(steps) for name, steps in chains.items()})
+    return Table({chain: tuple(steps) for chain, steps in chains.items()})
 
 
-def restore_text(chain: str, table: Table, target: Ours) -> str:
+def restore_text(part: TablePlan, table: Table, target: Ours) -> str:
     """Text for `iptables-restore --noflush` that turns what is ours in `table` into `target` and touches nothing else.
 
     Empty where neither has anything. Declaring the chain creates it, or empties it where it exists.
     """
-    existing = present(table, chain)
+    chain, existing = part.chain, present(table, part.chain)
     if existing == NOTHING and target == NOTHING:
         return ""
-    lines = [f"*{TABLE}", f":{chain} - [0:0]"]
+    lines = [f"*{part.table}", f":{chain} - [0:0]"]
     lines += [f"-A {chain} {step}" for step in target.steps or ()]
     lines += [f"-D {jump.chain} {jump.specification}" for jump in existing.jumps]
     lines += [_add(jump) for jump in target.jumps]
@@ -180,6 +188,10 @@ def _jumps_to(table: Table, chain: str) -> Iterator[PlacedJump]:
         for position, step in enumerate(steps, 1):
             if name != chain and target_of(step) == chain:
                 yield PlacedJump(name, step, position)
+
+
+def _placed(jump: Jump | MarkJump, chain: str) -> PlacedJump:
+    return PlacedJump(jump.hook, jump_specification(jump, chain), 1 if isinstance(jump, MarkJump) else None)
 
 
 def _add(jump: PlacedJump) -> str:

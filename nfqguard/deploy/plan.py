@@ -1,6 +1,6 @@
 """What should exist in Netfilter, as plain data: no iptables syntax, no system, no file.
 
-One chain of ours in the mangle table, per address family, and jumps to it.
+Per address family one chain of ours in the mangle table, with jumps to it, and a small one in the raw table.
 
 The jump is the last step of mangle FORWARD. A packet that the engine accepts goes on at the next hook, so whatever
 stands behind the jump in this table never sees it; an operator's TCPMSS clamp has to stand before. The filter table
@@ -27,11 +27,14 @@ first fragment still shows the port, comes here, has no connmark and ends in ste
 `iptables -f` could only match them for all of TCP, which would hit other people's traffic, and without the first nobody
 can reassemble them. A fragment that would overwrite the first one's ports lies at offset 0 and shows a port itself.
 
-Resets that we send to both ends are INVALID to conntrack now and then (tried: INVALID in OUTPUT, but they arrive): the
-one to a server behind DNAT has addresses that conntrack knows only in the other direction, and the second one meets a
-connection that the first has closed. Step 3 does not hit them. On a gateway they leave by OUTPUT and never pass
-FORWARD; on a mail host OUTPUT is ours, too, and therefore step 1 comes before step 3. An operator's own drop of INVALID
-in OUTPUT would hit them and needs an exception for our mark.
+What we send ourselves (resets, refusals) leaves by OUTPUT, under two marks. Under own-mark go the packets that
+conntrack knows as their connection's: they must be tracked, so that it translates them. Under own-mark + 1 go those
+whose addresses are final already, such as the one to a server behind DNAT: conntrack knows its connection in the other
+direction only and would take it for a new one, whose source port it has to change. So raw OUTPUT jumps to a chain of
+the same name, which takes them away from conntrack. That jump is the first step there: of several CT steps the first
+one counts, and an operator's zone would keep ours from working. In mangle OUTPUT, which is ours on a mail host only,
+both marks return before step 3: to conntrack the second of two resets may be INVALID, for it meets a connection that
+the first has closed. An operator's own drop of INVALID in OUTPUT needs an exception for own-mark.
 
 On a mail host a packet on the loopback interface would pass OUTPUT and INPUT and be judged twice, the second time as
 its own retransmission. So INPUT leaves out what came over `lo`; both directions of a local connection pass OUTPUT.
@@ -50,6 +53,7 @@ from nfqguard.policy.model import Deployment
 Family = Literal[4, 6]
 FAMILIES: tuple[Family, ...] = (4, 6)
 Hook = Literal["FORWARD", "INPUT", "OUTPUT"]
+TableName = Literal["mangle", "raw"]
 End = Literal["source", "destination"]
 ENDS: tuple[End, ...] = ("source", "destination")
 
@@ -111,7 +115,12 @@ class DropRest:
     """What has no queue is dropped, never passed."""
 
 
-Step = ReturnOwn | ReturnHost | DropInvalid | ChooseQueue | SendToQueue | DropRest
+@dataclass(frozen=True)
+class Untrack:
+    """Conntrack leaves the packet alone."""
+
+
+Step = ReturnOwn | ReturnHost | DropInvalid | ChooseQueue | SendToQueue | DropRest | Untrack
 
 
 @dataclass(frozen=True)
@@ -125,24 +134,33 @@ class Jump:
 
 
 @dataclass(frozen=True)
-class FamilyPlan:
-    """What should exist for one address family: the steps of our chain, in order, and the jumps to it, in order."""
+class MarkJump:
+    """The first step of a built-in chain: packets with this packet mark go through our chain."""
+
+    hook: Hook
+    mark: int
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """What should exist in one table of one address family: the steps of our chain, in order, and the jumps to it."""
 
     family: Family
+    table: TableName
     chain: str
     steps: tuple[Step, ...]
-    jumps: tuple[Jump, ...]
+    jumps: tuple[Jump | MarkJump, ...]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What should exist, IPv4 first."""
+    """What should exist, IPv4 first, of each family the mangle table first."""
 
-    families: tuple[FamilyPlan, ...]
+    parts: tuple[TablePlan, ...]
 
     def only(self, *families: Family) -> Plan:
         """The same plan without the other families."""
-        return Plan(tuple(part for part in self.families if part.family in families))
+        return Plan(tuple(part for part in self.parts if part.family in families))
 
 
 def make_plan(deployment: Deployment) -> Plan:
@@ -151,7 +169,7 @@ def make_plan(deployment: Deployment) -> Plan:
         raise PlanError("deployment.ports is empty: name at least one port, such as 25")
     if deployment.chain in RESERVED_NAMES:
         raise PlanError(f"deployment.chain cannot be {deployment.chain}, Netfilter's own name: choose another one")
-    return Plan(tuple(_family_plan(deployment, family) for family in FAMILIES))
+    return Plan(tuple(part for family in FAMILIES for part in (_mangle(deployment, family), _raw(deployment, family))))
 
 
 def queue_values(mask: int, count: int) -> tuple[int, ...]:
@@ -163,8 +181,12 @@ def queue_values(mask: int, count: int) -> tuple[int, ...]:
     return tuple(number * lowest for number in range(1, count + 1))
 
 
-def _family_plan(deployment: Deployment, family: Family) -> FamilyPlan:
-    return FamilyPlan(family, deployment.chain, _steps(deployment, family), _jumps(deployment))
+def _mangle(deployment: Deployment, family: Family) -> TablePlan:
+    return TablePlan(family, "mangle", deployment.chain, _steps(deployment, family), _jumps(deployment))
+
+
+def _raw(deployment: Deployment, family: Family) -> TablePlan:
+    return TablePlan(family, "raw", deployment.chain, (Untrack(),), (MarkJump("OUTPUT", deployment.untracked_mark),))
 
 
 def _jumps(deployment: Deployment) -> tuple[Jump, ...]:
@@ -177,7 +199,8 @@ def _jumps(deployment: Deployment) -> tuple[Jump, ...]:
 
 
 def _steps(deployment: Deployment, family: Family) -> tuple[Step, ...]:
-    own = (ReturnOwn(deployment.own_mark),) if deployment.hook == "host" else ()
+    marks = (deployment.own_mark, deployment.untracked_mark) if deployment.hook == "host" else ()
+    own = map(ReturnOwn, marks)
     return (*own, *_exempt(deployment, family), DropInvalid(), *_queueing(deployment), DropRest())
 
 

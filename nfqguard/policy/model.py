@@ -45,8 +45,9 @@ class Deployment(Section):
     queue_count: Annotated[int, Field(ge=1, le=15)] = 1
     connmark_mask: Annotated[int, Field(ge=1, le=0xFFFFFFFF)] = 0xF000000
     """The bits of the connmark that are ours; one run of adjacent bits that can count to queue-count."""
-    own_mark: Annotated[int, Field(ge=1, le=0xFFFFFFFF)] = 0x6E660001
-    """The packet mark of what we send ourselves; exempt where our own packets would be queued."""
+    own_mark: Annotated[int, Field(ge=1, le=0xFFFFFFFE)] = 0x6E660001
+    """The packet mark of what we send ourselves; exempt where our own packets would be queued. The next number is ours,
+    too: see untracked_mark."""
     on_absent: Absent = "drop"
     """No process is bound to the queue: drop, or accept uninspected."""
     on_overload: Absent = "drop"
@@ -54,6 +55,11 @@ class Deployment(Section):
     exempt: tuple[IPv4Network | IPv6Network, ...] = ()
     """Hosts or networks whose mail is not inspected, whichever end they are."""
     chain: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,23}$")] = "NFQGUARD"
+
+    @property
+    def untracked_mark(self) -> int:
+        """The packet mark of what we send ourselves and connection tracking must leave alone: own-mark + 1."""
+        return self.own_mark + 1
 
     @model_validator(mode="after")
     def _numbers_fit(self) -> Self:
