@@ -51,7 +51,7 @@ def objects(compiler: str, sources: Iterable[Path], variant: str, flags: list[st
     """Compile each source into build/c/COMPILER-VARIANT."""
     folder = ROOT / "build" / "c" / f"{compiler}-{variant}"
     folder.mkdir(parents=True, exist_ok=True)
-    headers = sorted([*ENGINE.glob("*.h"), *ENGINE.glob("*.def"), *TESTS.glob("*.h")])
+    headers = sorted([*ENGINE.glob("*.h"), *ENGINE.glob("*.def"), *TESTS.rglob("*.h")])
 
     def compiled(source: Path) -> Path:
         target = folder / f"{source.stem}.o"
