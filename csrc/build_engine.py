@@ -19,7 +19,7 @@ ffibuilder.set_source(
     include_dirs=[os.path.relpath(HERE)],
     depends=[os.path.relpath(path) for pattern in ("*.h", "*.def") for path in HERE.glob(pattern)],
     extra_compile_args=["-std=gnu11", "-O3", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fno-strict-aliasing",
-                        *os.environ.get("NFQGUARD_CFLAGS", "").split()],
+                        "-fvisibility=hidden", *os.environ.get("NFQGUARD_CFLAGS", "").split()],
 )
 
 if __name__ == "__main__":

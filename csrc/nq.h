@@ -758,9 +758,98 @@ void injector_close(struct nq_injector *injector);
  * hide it. Returns enum nq_tracking, how it left, or -errno. */
 int injector_send(struct nq_injector *injector, uint8_t *data, uint32_t len);
 
-/* ---- engine.c: composition -------------------------------------------------------------------------------------------- */
+/* ---- engine.c: composition; its parts follow --------------------------------------------------------------------- */
+
+struct nq_engine {
+    struct nq_settings settings;
+    _Atomic(const struct nq_policy *) policy;
+    struct nq_pool pool;
+    struct nq_flow_table flows;
+    struct nq_ring ring;
+    struct nq_held *retired;    /* decided in this call; their octets stay until the next */
+    struct nq_result result;
+    uint32_t injections;
+    struct nq_patches patches;  /* changes of length in the packet that is being heard */
+    struct nq_block *composed;  /* packets put together in this call; they stay until the next */
+    uint64_t now, ticked;
+    uint64_t counters[COUNTERS];
+    uint8_t scratch[NQ_INJECTIONS][NQ_OURS_OCTETS];
+};
 
 struct nq_pool *engine_pool(struct nq_engine *engine);
-void engine_count(struct nq_engine *engine, enum nq_counter counter);
+
+/* One thread writes; others may read a value that is a moment old. */
+static inline void engine_add(struct nq_engine *engine, enum nq_counter counter, uint64_t amount)
+{
+    uint64_t value = __atomic_load_n(&engine->counters[counter], __ATOMIC_RELAXED);
+    __atomic_store_n(&engine->counters[counter], value + amount, __ATOMIC_RELAXED);
+}
+
+static inline void engine_count(struct nq_engine *engine, enum nq_counter counter) { engine_add(engine, counter, 1); }
+
+/* ---- engine_report.c: counters and events -------------------------------------------------------------------------- */
+
+/* flow and view may be NULL. */
+void engine_report_drop(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction,
+                        const struct nq_view *view, enum nq_reason reason);
+void engine_report_reset(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, uint8_t reason);
+void engine_report_flow(struct nq_engine *engine, struct nq_flow *flow, uint8_t reason);
+/* About the line that ended at cursor->at. */
+void engine_report_line(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, uint8_t reason,
+                        const struct nq_cursor *cursor);
+void engine_report_insertion(struct nq_engine *engine, const struct nq_flow *flow, const struct nq_cursor *cursor);
+
+/* ---- engine_output.c: what leaves ---------------------------------------------------------------------------------- */
+
+/* Drop, and count why; `drop` also tells it. flow may be NULL. */
+void engine_drop_packet(struct nq_engine *engine, const struct nq_packet *packet, enum nq_reason reason);
+void engine_drop(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, const struct nq_view *view,
+                 enum nq_reason reason);
+/* A packet of our own: ACK with `flags` beside it and some text. */
+void engine_inject(struct nq_engine *engine, const struct nq_speaker *speaker, uint8_t flags, const uint8_t *text,
+                   uint32_t text_len);
+void engine_inject_rst(struct nq_engine *engine, const struct nq_speaker *speaker);
+/* Accept as it stands; `accept_segment` makes the numbers the receiver's first. stored: its octets lie in the store. */
+void engine_accept(struct nq_engine *engine, struct nq_view *view);
+void engine_accept_segment(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, struct nq_view *view,
+                           bool stored);
+struct nq_output *engine_output(struct nq_engine *engine);
+
+/* ---- engine_end.c: how a flow ends --------------------------------------------------------------------------------- */
+
+/* Drop what is held since before `before`. */
+void engine_drop_held(struct nq_engine *engine, struct nq_flow *flow, uint64_t before, enum nq_reason reason);
+/* The policy ends the flow; the packet goes nowhere. */
+void engine_refuse(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, const struct nq_view *view,
+                   enum nq_reason reason);
+/* A held packet is decided: its octets stay until the next call. */
+void engine_retire(struct nq_engine *engine, struct nq_held *held);
+/* The flow is over: its memory goes back, its record is written. Its slot stays until its timer ends. */
+void engine_finish(struct nq_engine *engine, struct nq_flow *flow, enum nq_reason reason);
+/* The same, and its slot is free. */
+void engine_remove_flow(struct nq_engine *engine, struct nq_flow *flow, enum nq_reason reason);
+/* A packet of a flow that the policy has ended. */
+void engine_bury(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, const struct nq_view *view);
+/* A packet of a flow whose client is being told why it was refused. */
+void engine_hear_refused(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, const struct nq_view *view);
+
+/* ---- engine_exception.c: what cannot be judged --------------------------------------------------------------------- */
+
+/* The policy's answer to a segment that does not pass; flow may be NULL. */
+void engine_cannot_judge(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view,
+                         enum nq_reason reason);
+
+/* ---- engine_hear.c: octets are heard, judged, acted on ------------------------------------------------------------- */
+
+/* Let the session hear octets, and do what the policy says. REASON_NONE, or why the flow must end. */
+enum nq_reason engine_listen(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view,
+                             struct nq_cursor *cursor);
+
+/* ---- engine_octets.c: what becomes of a segment's octets ----------------------------------------------------------- */
+
+/* A segment that the other end may see: what becomes of its octets. */
+void engine_carry(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view);
+/* What waited may be ready now. */
+void engine_release(struct nq_engine *engine, struct nq_flow *flow);
 
 #endif

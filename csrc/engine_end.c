@@ -1,0 +1,150 @@
+/*
+ * engine_end.c - part of the engine: how a flow ends: its record, resets, the refusal that a client reads, what comes after.
+ */
+#include "nq.h"
+
+void engine_retire(struct nq_engine *engine, struct nq_held *held)
+{
+    held->next = engine->retired;
+    engine->retired = held;
+}
+
+void engine_drop_held(struct nq_engine *engine, struct nq_flow *flow, uint64_t before, enum nq_reason reason)
+{
+    for (int i = 0; i < 2; i++)
+        for (struct nq_held *held; (held = stream_expired(&flow->stream[i], before));) {
+            engine_drop_packet(engine, &held->packet, reason);
+            engine_retire(engine, held);
+        }
+}
+
+/* The flow is over: its memory goes back, its record is written. Its slot stays until its timer ends. */
+void engine_finish(struct nq_engine *engine, struct nq_flow *flow, enum nq_reason reason)
+{
+    engine_drop_held(engine, flow, UINT64_MAX, reason);
+    for (int i = 0; i < 2; i++)
+        stream_end(&flow->stream[i], &engine->pool);
+    engine_report_flow(engine, flow, (uint8_t)reason);
+}
+
+void engine_remove_flow(struct nq_engine *engine, struct nq_flow *flow, enum nq_reason reason)
+{
+    engine_finish(engine, flow, reason);
+    flow_free(&engine->flows, flow);
+    __atomic_store_n(&engine->counters[COUNT_FLOWS], engine->flows.used, __ATOMIC_RELAXED);
+}
+
+/* The reply and the end of the server's stream, again where the client has not acknowledged them. */
+static void say_refusal(struct nq_engine *engine, struct nq_flow *flow, const struct nq_view *view)
+{
+    const struct nq_policy *policy = flow->policy;
+    struct nq_speaker server = speaker_answering(flow, view, 0);
+    flow->replied = engine->now;
+    engine_inject(engine, &server, NQ_PSH | NQ_FIN, policy->refusal, policy->refusal_len);
+}
+
+/* Take a refused client's octets: in order, they are acknowledged and thrown away. False where it has had enough of that. */
+static bool discard(struct nq_flow *flow, const struct nq_view *view)
+{
+    struct nq_stream *stream = &flow->stream[0];
+    uint32_t end = view->seq + view->payload_len;
+    if (!seq_after(view->seq, stream->next) && seq_after(end, stream->next)) {
+        flow->discarded += end - stream->next;
+        stream->next = end;
+    }
+    if ((view->flags & NQ_FIN) && end == stream->next && !stream->fin) {
+        stream->fin = true;
+        stream->next++;
+    }
+    return flow->discarded <= NQ_DISCARD;
+}
+
+/* The client is told why and the server is reset; then the client's octets are taken off its hands until it has read that:
+ * one that is still writing a message reads nothing before it is done. */
+static void refuse_with_reply(struct nq_engine *engine, struct nq_flow *flow, const struct nq_view *view,
+                              enum nq_reason reason)
+{
+    struct nq_speaker client = speaker_of(flow, 0);
+    engine_count(engine, COUNT_REFUSALS);
+    flow->answers_reset = true;
+    discard(flow, view);
+    say_refusal(engine, flow, view);
+    engine_inject_rst(engine, &client);
+    flow_on(&engine->flows, flow, ON_REPLIED, engine->now);
+    engine_finish(engine, flow, reason);
+}
+
+static bool may_reply(const struct nq_flow *flow, unsigned direction)
+{
+    bool open = flow->state == FLOW_ESTABLISHED || flow->state == FLOW_HALF_CLOSED;
+    return flow->policy->refusal_len && direction == 0 && open && !flow->stream[1].fin;
+}
+
+/* Both ends are told, the packet goes nowhere, what follows is dropped. */
+void engine_refuse(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, const struct nq_view *view,
+                   enum nq_reason reason)
+{
+    engine_report_reset(engine, flow, direction, (uint8_t)reason);
+    if (may_reply(flow, direction)) {
+        refuse_with_reply(engine, flow, view, reason);
+        return;
+    }
+    engine_count(engine, COUNT_RESETS);
+    for (unsigned i = 0; i < 2; i++) {
+        struct nq_speaker speaker = speaker_of(flow, i);
+        engine_inject_rst(engine, &speaker);
+    }
+    flow->answers_reset = true;
+    flow_on(&engine->flows, flow, ON_REFUSED, engine->now);
+    engine_finish(engine, flow, reason);
+}
+
+/* A packet of a flow that the policy has ended. The RST may have been lost: its sender is told again. */
+void engine_bury(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, const struct nq_view *view)
+{
+    engine_drop(engine, flow, direction, view, REASON_DEAD);
+    flow_touch(&engine->flows, flow, engine->now);
+    if (!flow->answers_reset || !(view->flags & NQ_ACK) || (view->flags & NQ_RST))
+        return;
+    struct nq_speaker speaker = speaker_of(flow, !direction);
+    speaker.seq = view->ack;
+    speaker.ack = view->seq + view->payload_len;
+    engine_inject_rst(engine, &speaker);
+}
+
+static void end_refused(struct nq_engine *engine, struct nq_flow *flow)
+{
+    flow->answers_reset = true;
+    flow_on(&engine->flows, flow, ON_REFUSED, engine->now);
+}
+
+/* A packet of a flow whose client is being told why it was refused. */
+void engine_hear_refused(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, const struct nq_view *view)
+{
+    uint32_t said = flow->policy->refusal_len + 1u;
+    uint32_t end = stream_next_out(&flow->stream[1]) + said;
+    if (direction == 1) {
+        engine_bury(engine, flow, direction, view);
+        return;
+    }
+    engine_drop(engine, flow, direction, view, REASON_DEAD);
+    if (view->flags & (NQ_RST | NQ_SYN)) {
+        if ((view->flags & NQ_RST) && (view->seq == flow->stream[0].next || view->seq == flow->stream[0].acked))
+            end_refused(engine, flow);
+        return;
+    }
+    if (!discard(flow, view)) {
+        struct nq_speaker server = speaker_answering(flow, view, said);
+        engine_inject_rst(engine, &server);
+        end_refused(engine, flow);
+        return;
+    }
+    if (seq_before(view->ack, end) && engine->now - flow->replied >= NQ_REPEAT)
+        say_refusal(engine, flow, view);
+    else if (view->payload_len || (view->flags & NQ_FIN)) {
+        struct nq_speaker server = speaker_answering(flow, view, said);
+        engine_inject(engine, &server, 0, NULL, 0);
+    }
+    if (flow->stream[0].fin && !seq_before(view->ack, end))
+        end_refused(engine, flow);
+}
