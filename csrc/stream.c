@@ -100,11 +100,12 @@ bool stream_restore(const struct nq_stream *stream, struct nq_view *view)
     return differs;
 }
 
+/* A small block may be a held packet's as well, with nothing appended to it: then the octets do not lie where it goes on. */
 static bool fits_last(const struct nq_stream *stream, uint32_t len)
 {
     const struct nq_extent *last = stream->last;
     return last && last->block->size == NQ_SMALL_OCTETS && last->block->refs == 1 &&
-           last->block->used + len <= NQ_SMALL_OCTETS;
+           last->data + last->len == last->block->data + last->block->used && last->block->used + len <= NQ_SMALL_OCTETS;
 }
 
 /* Is less than `eighths` of the pool left? What waits behind a hole stops at a quarter, so that nobody can starve the decided
