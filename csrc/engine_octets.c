@@ -215,9 +215,23 @@ void engine_carry(struct nq_engine *engine, struct nq_flow *flow, unsigned direc
     }
 }
 
+/* The server's FIN has arrived, so no reply will come that the client's octets could wait for. Both ends are reset: the client
+ * has read all that the server had to say, and would send again for a quarter of an hour. */
+static bool waits_in_vain(const struct nq_flow *flow)
+{
+    const struct nq_stream *server = &flow->stream[1];
+    bool said_all = server->fin && server->acked == stream_next_out(server);
+    bool alive = flow->state == FLOW_HALF_CLOSED || flow->state == FLOW_CLOSING;
+    return alive && said_all && session_waits(&flow->session) && stream_holds_more(&flow->stream[0]);
+}
+
 /* What waited may be ready now: a hole was filled, or the server has replied. Its side first: its reply may be among it. */
 void engine_release(struct nq_engine *engine, struct nq_flow *flow)
 {
+    if (waits_in_vain(flow)) {
+        engine_refuse(engine, flow, 0, NULL, REASON_UNANSWERED);
+        return;
+    }
     for (unsigned direction = 2; direction-- > 0;) {
         while (flow->state != FLOW_DEAD && !(direction == 0 && session_waits(&flow->session))) {
             struct nq_held *held = stream_ready(&flow->stream[direction]);

@@ -421,3 +421,19 @@ def test_what_is_held_long_expires_behind_what_is_held_lately():
     new = wire.send(wire.segment(C, b"NOOP\r\n", seq=base + 100))
     wire.tick(4)
     assert old in wire.dropped and new not in wire.dropped
+
+
+def test_a_client_that_waits_for_a_server_that_has_closed_is_told():
+    wire = greeted()
+    wire.say(C, b"DATA\r\n")
+    wire.say(C, b"body\r\n")
+    assert wire.counter("held") == 1
+    wire.acknowledge = False
+    wire.say(S, b"421 going away\r\n")
+    wire.send(wire.segment(S, flags=FIN | ACK))
+    wire.ends[S].sent += 1
+    assert not wire.ends[C].reset
+    wire.send(wire.segment(C))
+    assert wire.at_client.endswith(b"421 going away\r\n")
+    assert wire.ends[C].reset and wire.ends[S].reset and wire.at_server == b"DATA\r\n"
+    assert [e.reason for e in wire.events if e.type is EventType.RESET] == ["server-closed"]
