@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 from bench.bench import Benchmark, Extent
-from bench.loads import Bulk
+from bench.loads import Bulk, Delivered, Distance, Loss
 from bench.programs import CHECKOUT, program
 from bench.report import Report, Sample
-from bench.systems import Observer, System, inspecting
+from bench.systems import NoQueue, Observer, Scapy, System, inspecting
 from rich.console import Console
 
 from nfqguard.lab.topology import Lab
@@ -186,6 +186,20 @@ def test_a_system_that_is_not_in_the_path_gets_no_figure() -> None:
     reasons = {failure.system: failure.reason for failure in report.failures}
     assert "not in the path" in reasons["bystander"]
     assert "status 7" in reasons["quitter"] and "cannot" in reasons["quitter"]
+
+
+@pytest.mark.system
+@on_a_gateway
+def test_a_network_that_loses_and_one_that_is_long_leave_no_trace() -> None:
+    """Both in turn in one lab, where what the first leaves behind would be in the second's way."""
+    report = Report({}, {"loss": "GB", "distance": "GB"})
+    loads = [Loss(), Distance(), Loss()]
+    Benchmark(loads, [NoQueue(), Scapy()], Extent(1, 0.1), report, Console(quiet=True), "bench-worse").run()
+    assert report.failures == []
+    assert [(each.scenario, each.system) for each in report.samples] == [
+        ("loss", "no-queue"), ("distance", "no-queue"), ("loss", "no-queue")]
+    fastest = Bulk().rate(Delivered(NoQueue.bulk_octets, 1, 6 * 2 * Distance.one_way / 1e6))
+    assert 0 < report.samples[1].value < fastest, "six of its commands wait for a reply, a round trip each"
 
 
 @pytest.mark.system

@@ -69,16 +69,21 @@ class Benchmark:
             self.console.print(f"about {self._estimate():.0f} s: {len(self.loads)} loads, {len(self.systems)} systems, "
                                f"a warm-up and {self.extent.rounds} rounds of about {self.extent.seconds:g} s each")
             with Lab(prefix=self.prefix) as lab, self._progress() as progress:
-                total = len(self.loads) * len(self.systems) * (self.extent.rounds + 1)
+                total = self._runs() * (self.extent.rounds + 1)
                 task = progress.add_task("", total=total)
                 for step in self._steps(lab, folder):
                     progress.update(task, description=step.title)
                     progress.console.print(f"{step.title}: {step.take()}")
                     progress.advance(task)
 
+    def _measured(self, load: Load) -> list[System]:
+        return [system for system in self.systems if system.name not in load.without]
+
+    def _runs(self) -> int:
+        return sum(len(self._measured(load)) for load in self.loads)
+
     def _estimate(self) -> float:
-        runs = len(self.loads) * len(self.systems)
-        return runs * (self.extent.rounds * (self.extent.seconds + SETTLE) + 2 * SETTLE) + 3
+        return self._runs() * (self.extent.rounds * (self.extent.seconds + SETTLE) + 2 * SETTLE) + 3
 
     def _progress(self) -> Progress:
         return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -87,11 +92,11 @@ class Benchmark:
     def _steps(self, lab: Lab, folder: Path) -> Iterator[Step]:
         for load in self.loads:
             messages: dict[str, int] = {}
-            for system in self.systems:
+            for system in self._measured(load):
                 place = Place(lab, folder, load, system)
                 yield Step(f"{place}, warm-up", partial(self._try, self._warm_up, place, messages))
             for number in range(1, self.extent.rounds + 1):
-                for system in self.systems:
+                for system in self._measured(load):
                     place = Place(lab, folder, load, system)
                     yield Step(f"{place}, round {number} of {self.extent.rounds}",
                                partial(self._try, self._round, place, messages))

@@ -6,7 +6,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from nfqguard.lab.roots import Progress, fetch
 from nfqguard.lab.topology import Host, Lab
 
+from .cable import Fault, cabled
 from .programs import program
 from .systems import PORT, RunError, System, await_true, stop
 
@@ -39,6 +40,7 @@ class Load(ABC):
 
     name      in the report
     metric    what its rate is called there
+    without   systems that are not measured in it
     cpu_unit  what cpu_seconds are told for: runs differ in length, so seconds of a run could not be compared. A GB is
               10^9 octets
     """
@@ -46,6 +48,7 @@ class Load(ABC):
     name: str
     metric: str
     cpu_unit: str
+    without: frozenset[str] = frozenset()
     folder: Path
 
     def prepare(self, folder: Path, progress: Progress) -> None:
@@ -103,6 +106,44 @@ class Bulk(Load):
         return seconds * 1e9 / delivered.octets
 
 
+class Loss(Bulk):
+    """Bulk mail of which one packet in two hundred is lost before the gateway looks at it, each way.
+
+    The sender cuts its segments itself and the gateway does not join them again, so that what is lost is a packet of
+    the wire, not a segment of 64 KiB.
+    """
+
+    name = "loss"
+    without = frozenset({"scapy"})
+    probability = "0.005"
+
+    def run(self, lab: Lab, system: System, messages: int, verify: bool = False) -> Delivered:
+        with ExitStack() as stack:
+            for host, device, offloads in ((lab.client, lab.client.device, ("tso", "gso")),
+                                           (lab.gateway, lab.gateway.device, ("gro",))):
+                stack.enter_context(_without_offloads(host, device, offloads))
+            for step in (["-i", "outside", "-p", "tcp", "--dport", str(PORT)],
+                         ["-i", "inside", "-p", "tcp", "--sport", str(PORT)]):
+                stack.enter_context(_losing(lab.gateway, step, self.probability))
+            return super().run(lab, system, messages, verify)
+
+
+class Distance(Bulk):
+    """Bulk mail over a round trip of 50 ms that loses nothing."""
+
+    name = "distance"
+    without = frozenset({"scapy"})
+    one_way = 25_000
+    """Microseconds."""
+
+    def run(self, lab: Lab, system: System, messages: int, verify: bool = False) -> Delivered:
+        with cabled(lab, lab.client, Fault(delay=self.one_way)) as cable:
+            delivered = super().run(lab, system, messages, verify)
+        if short := [way for way in cable.counted.values() if way["overflowed"] or way["refused"]]:
+            raise RunError(f"the cable itself lost frames: {short}")
+        return delivered
+
+
 class Small(Load):
     """4 kB messages in twenty sessions at once, by Postfix's smtp-source and smtp-sink."""
 
@@ -129,6 +170,35 @@ class Small(Load):
 
     def cpu(self, seconds: float, delivered: Delivered) -> float:
         return seconds * 1e3 / delivered.messages
+
+
+@contextmanager
+def _without_offloads(host: Host, device: str, offloads: Sequence[str]) -> Iterator[None]:
+    """Offloads of a device that are on, off meanwhile."""
+    shown = str(host.run(["ethtool", "-k", device]).stdout)
+    names = {"tso": "tcp-segmentation-offload", "gso": "generic-segmentation-offload", "gro": "generic-receive-offload"}
+    on = [short for short in offloads if f"{names[short]}: on" in shown]
+    try:
+        for short in on:
+            host.run(["ethtool", "-K", device, short, "off"])
+        yield
+    finally:
+        for short in reversed(on):
+            host.run(["ethtool", "-K", device, short, "on"])
+
+
+@contextmanager
+def _losing(host: Host, match: Sequence[str], probability: str) -> Iterator[None]:
+    """A host loses a share of what matches before it looks at it. Raises RunError where nothing was lost."""
+    step = [*match, "-m", "statistic", "--mode", "random", "--probability", probability, "-j", "DROP"]
+    host.run(["iptables", "-w", "-t", "raw", "-I", "PREROUTING", "1", *step])
+    try:
+        yield
+        lines = str(host.run(["iptables", "-w", "-t", "raw", "-nvxL", "PREROUTING"]).stdout).splitlines()
+        if not any(int(line.split()[0]) for line in lines if "statistic" in line):
+            raise RunError("nothing was lost, so this measured something else")
+    finally:
+        host.run(["iptables", "-w", "-t", "raw", "-D", "PREROUTING", *step])
 
 
 def _is_listening(host: Host) -> bool:
@@ -183,4 +253,4 @@ def _timed(host: Host, argv: Sequence[str]) -> float:
     return seconds
 
 
-LOADS: dict[str, Load] = {load.name: load for load in (Bulk(), Small())}
+LOADS: dict[str, Load] = {load.name: load for load in (Bulk(), Small(), Loss(), Distance())}

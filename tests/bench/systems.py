@@ -86,7 +86,7 @@ class System(ABC):
 
     name: str
     bulk_octets = 25_000_000
-    first: ClassVar[dict[str, int]] = {"bulk": 20, "small": 2000}
+    first: ClassVar[dict[str, int]] = {"bulk": 20, "small": 2000, "loss": 4, "distance": 8}
 
     @abstractmethod
     @contextmanager
