@@ -10,6 +10,12 @@ from nfqguard.deploy.plan import PORTS_PER_JUMP, PlanError, TableName, TablePlan
 from nfqguard.policy.model import Deployment
 
 
+def errors(family: int, chain: str = "NFQGUARD", mask: str = "0x0/0xf000000") -> str:
+    """The jump for ICMP errors about our connections, from the protocol on."""
+    protocol = {4: "icmp", 6: "ipv6-icmp"}[family]
+    return f"-p {protocol} -m conntrack --ctstate RELATED -m connmark ! --mark {mask} -j {chain}"
+
+
 def part_of(family: int = 4, table: TableName = "mangle", **keys: object) -> TablePlan:
     (part,) = (part for part in make_plan(Deployment.model_validate(keys)).only(family).parts if part.table == table)
     return part
@@ -29,10 +35,11 @@ def test_default_deployment() -> None:
         "-A NFQGUARD -m connmark --mark 0x1000000/0xf000000 -j NFQUEUE --queue-num 0",
         "-A NFQGUARD -j DROP",
         "-A FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD",
-        "COMMIT",
     ]
-    assert fresh_text(4) == expected
-    assert fresh_text(6) == expected
+    errors4 = "-A FORWARD -p icmp -m conntrack --ctstate RELATED -m connmark ! --mark 0x0/0xf000000 -j NFQGUARD"
+    errors6 = "-A FORWARD -p ipv6-icmp -m conntrack --ctstate RELATED -m connmark ! --mark 0x0/0xf000000 -j NFQGUARD"
+    assert fresh_text(4) == [*expected, errors4, "COMMIT"]
+    assert fresh_text(6) == [*expected, errors6, "COMMIT"]
 
 
 def test_gateway_with_queues_exemptions_and_bypass() -> None:
@@ -57,8 +64,8 @@ def test_gateway_with_queues_exemptions_and_bypass() -> None:
         "-A MAIL-in -m connmark --mark 0x30/0x30 -j NFQUEUE --queue-num 12 --queue-bypass",
         "-A MAIL-in -j DROP",
         "-A FORWARD -p tcp -m multiport --ports 25,587 -j MAIL-in",
-        "COMMIT",
     ]
+    errors4, errors6 = (f"-A FORWARD {errors(family, 'MAIL-in', '0x0/0x30')}" for family in (4, 6))
     head = ["*mangle", ":MAIL-in - [0:0]"]
     assert fresh_text(4, **keys) == [
         *head,
@@ -67,9 +74,11 @@ def test_gateway_with_queues_exemptions_and_bypass() -> None:
         "-A MAIL-in -s 198.51.100.0/24 -j RETURN",
         "-A MAIL-in -d 198.51.100.0/24 -j RETURN",
         *behind,
+        errors4,
+        "COMMIT",
     ]
     exempt = ["-A MAIL-in -s 2001:db8::/32 -j RETURN", "-A MAIL-in -d 2001:db8::/32 -j RETURN"]
-    assert fresh_text(6, **keys) == [*head, *exempt, *behind]
+    assert fresh_text(6, **keys) == [*head, *exempt, *behind, errors6, "COMMIT"]
 
 
 def test_mail_host_returns_its_own_packets_before_all_else_and_judges_loopback_once() -> None:
@@ -85,6 +94,7 @@ def test_mail_host_returns_its_own_packets_before_all_else_and_judges_loopback_o
         "-A NFQGUARD -m connmark --mark 0x1000000/0xf000000 -j NFQUEUE --queue-num 0",
         "-A NFQGUARD -j DROP",
         "-A INPUT ! -i lo -p tcp -m multiport --ports 25 -j NFQGUARD",
+        f"-A INPUT ! -i lo {errors(4)}",
         "-A OUTPUT -p tcp -m multiport --ports 25 -j NFQGUARD",
         "COMMIT",
     ]
@@ -113,9 +123,10 @@ def test_both_marks_are_numbers_that_a_packet_can_have() -> None:
 def test_more_ports_than_one_jump_can_name() -> None:
     ports = list(range(1025, 1025 + PORTS_PER_JUMP + 1))
     first = ",".join(map(str, ports[:PORTS_PER_JUMP]))
-    assert fresh_text(4, ports=[*ports, 1025])[-3:] == [
+    assert fresh_text(4, ports=[*ports, 1025])[-4:] == [
         f"-A FORWARD -p tcp -m multiport --ports {first} -j NFQGUARD",
         f"-A FORWARD -p tcp -m multiport --ports {ports[-1]} -j NFQGUARD",
+        f"-A FORWARD {errors(4)}",
         "COMMIT",
     ]
 
@@ -124,6 +135,7 @@ def test_mask_of_all_bits_is_written_as_iptables_prints_it() -> None:
     lines = fresh_text(4, **{"connmark-mask": 0xFFFFFFFF})
     assert "-A NFQGUARD -m connmark --mark 0x0 -j CONNMARK --set-xmark 0x1/0xffffffff" in lines
     assert "-A NFQGUARD -m connmark --mark 0x1 -j NFQUEUE --queue-num 0" in lines
+    assert f"-A FORWARD {errors(4, mask='0x0')}" in lines
 
 
 @pytest.mark.parametrize(
@@ -154,6 +166,7 @@ SAVED = """\
 :NFQGUARD - [0:0]
 -A FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu
 -A FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD
+-A FORWARD -p icmp -m conntrack --ctstate RELATED -m connmark ! --mark 0x0/0xf000000 -j NFQGUARD
 -A FORWARD -m comment --comment "counts -j NFQGUARD" -j operators
 -A NFQGUARD -m conntrack --ctstate INVALID -j DROP
 -A NFQGUARD -m connmark --mark 0x0/0xf000000 -j CONNMARK --set-xmark 0x1000000/0xf000000
@@ -184,15 +197,16 @@ def table_with(*changes: tuple[str, str]) -> Table:
 
 
 BEHIND = ('-A FORWARD -m comment --comment "counts -j NFQGUARD" -j operators\n', "")
-JUMP = "-A FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD\n-A NFQGUARD"
+JUMP = "-A FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD\n-A FORWARD -p icmp"
+ERRORS = f"-A FORWARD {errors(4)}\n"
 LAST = "-A NFQGUARD -j DROP\n"
 
 
 def test_reading_keeps_to_one_table_and_takes_counters() -> None:
     table = read_table(SAVED, "mangle")
     assert set(table.chains) == {"PREROUTING", "FORWARD", "operators", "NFQGUARD"}
-    assert len(table.chains["FORWARD"]) == 3 and len(table.chains["NFQGUARD"]) == 4
-    assert [jump.position for jump in present(table, "NFQGUARD").jumps] == [2]
+    assert len(table.chains["FORWARD"]) == 4 and len(table.chains["NFQGUARD"]) == 4
+    assert [jump.position for jump in present(table, "NFQGUARD").jumps] == [2, 3]
     counted = "\n".join(f"[3:180] {line}" if line.startswith("-A") else line for line in SAVED.splitlines())
     assert read_table(counted, "mangle") == table
     assert {name: len(steps) for name, steps in read_table(SAVED, "raw").chains.items()} == {"OUTPUT": 2, "NFQGUARD": 1}
@@ -202,9 +216,11 @@ def test_applying_replaces_every_jump_in_one_transaction_and_puts_ours_last() ->
     part, table = part_of(), read_table(SAVED, "mangle")
     lines = restore_text(part, table, wanted(part)).splitlines()
     assert lines[:2] == ["*mangle", ":NFQGUARD - [0:0]"]
-    assert lines[-3:] == [
+    assert lines[-5:] == [
         "-D FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD",
+        f"-D FORWARD {errors(4)}",
         "-A FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD",
+        f"-A FORWARD {errors(4)}",
         "COMMIT",
     ]
     assert lines.count("COMMIT") == 1
@@ -215,6 +231,7 @@ def test_removing_names_only_what_is_ours() -> None:
         "*mangle",
         ":NFQGUARD - [0:0]",
         "-D FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD",
+        f"-D FORWARD {errors(4)}",
         "-X NFQGUARD",
         "COMMIT",
     ]
@@ -232,7 +249,7 @@ def test_undo_puts_the_former_jump_where_it_was() -> None:
     before = present(read_table(SAVED, "mangle"), "NFQGUARD")
     after = table_with(BEHIND)
     lines = restore_text(part_of(), after, before).splitlines()
-    assert lines[-2] == "-I FORWARD 2 -p tcp -m multiport --ports 25 -j NFQGUARD"
+    assert lines[-3:-1] == ["-I FORWARD 2 -p tcp -m multiport --ports 25 -j NFQGUARD", f"-I FORWARD 3 {errors(4)}"]
     assert [line for line in lines if line.startswith("-A NFQGUARD")] == [
         f"-A NFQGUARD {step}" for step in read_table(SAVED, "mangle").chains["NFQGUARD"]
     ]
@@ -248,8 +265,11 @@ def test_a_table_as_planned_has_no_difference_whatever_the_spelling_of_numbers()
     [
         ("jump-not-last", [], "operators"),
         ("chain-missing", [(":NFQGUARD - [0:0]\n", ""), ("-A NFQGUARD", "-A elsewhere"), BEHIND], "uninspected"),
-        ("jump-missing", [BEHIND, (JUMP, "-A NFQGUARD")], "port 25"),
-        ("jump-doubled", [BEHIND, (JUMP, JUMP.replace("-A NFQGUARD", "") + JUMP)], "2 times"),
+        ("jump-missing", [BEHIND, (JUMP, "-A FORWARD -p icmp")], "port 25"),
+        ("jump-missing", [BEHIND, (ERRORS, "")], "path MTU discovery"),
+        ("jump-doubled", [BEHIND, (ERRORS, ERRORS * 2)], "2 times for ICMP errors"),
+        ("jump-foreign", [BEHIND, (ERRORS, ERRORS + "-A FORWARD -p icmp -j NFQGUARD\n")], "other packets"),
+        ("jump-doubled", [BEHIND, (JUMP, JUMP.replace("-A FORWARD -p icmp", "") + JUMP)], "2 times"),
         ("jump-foreign", [BEHIND, (":operators - [0:0]\n", "-A PREROUTING -p tcp -j NFQGUARD\n")], "PREROUTING"),
         ("step-missing", [BEHIND, (LAST, "")], "passes uninspected"),
         ("step-foreign", [BEHIND, (LAST, "-A NFQGUARD -j LOG\n" + LAST)], "-j LOG"),
@@ -327,8 +347,9 @@ def test_other_ports_than_planned_are_a_foreign_jump_and_a_missing_one() -> None
         ("iptables-restore: line 5 failed: No chain/target/match by that name.", "modprobe -a xt_NFQUEUE xt_connmark"),
         ("iptables-nft-restore: line 5 failed: Permission denied (you must be root).", "as root"),
         ("Another app is currently holding the xtables lock; waited 10s", "Try again"),
-        ("iptables-restore: line 8 failed", "modprobe -a xt_NFQUEUE xt_connmark xt_conntrack xt_multiport"),
-        ("iptables-restore: line 7 failed", "at `-A FORWARD"),
+        ("iptables-restore: line 9 failed", "modprobe -a xt_NFQUEUE xt_connmark xt_conntrack xt_multiport"),
+        ("iptables-restore: line 7 failed", "at `-A FORWARD -p tcp"),
+        ("iptables-restore: line 8 failed", "at `-A FORWARD -p icmp"),
         ("Extension NFQUEUE revision 0 not supported, missing kernel module?", "could not add the steps"),
     ],
 )

@@ -121,6 +121,7 @@ def test_a_changed_configuration_replaces_the_former_one(hosts: ThreeHosts, back
         assert check(changed, backend) == []
     jumps = [line for line in hosts.saved(backend, 4) if line.endswith("-j NFQGUARD")]
     assert sorted(jumps) == [
+        "-A INPUT ! -i lo -p icmp -m conntrack --ctstate RELATED -m connmark ! --mark 0x0/0xf000000 -j NFQGUARD",
         "-A INPUT ! -i lo -p tcp -m multiport --ports 465 -j NFQGUARD",
         "-A OUTPUT -m mark --mark 0x77 -j NFQGUARD",
         "-A OUTPUT -p tcp -m multiport --ports 465 -j NFQGUARD",

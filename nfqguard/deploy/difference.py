@@ -9,11 +9,12 @@ from typing import Literal
 from nfqguard.deploy import iptables
 from nfqguard.deploy.iptables import PlacedJump, Table, words
 from nfqguard.deploy.plan import (
+    AnyJump,
     ChooseQueue,
     DropInvalid,
     DropRest,
+    ErrorJump,
     Family,
-    Jump,
     MarkJump,
     ReturnHost,
     ReturnOwn,
@@ -38,6 +39,7 @@ Kind = Literal[
 ]
 
 APPLY = "run: nfqguard rules apply"
+UNTRANSLATED = "path MTU discovery does not work where an edit changed the length"
 OWN_ONE_END = "of the packets that nfqguard sends itself some do not arrive where addresses are translated"
 
 
@@ -135,14 +137,16 @@ def _in_jumps(part: TablePlan, table: Table) -> Iterator[Difference]:
     yield from _before(part, table) if part.table == "raw" else _behind(part, table)
 
 
-def _is(placed: PlacedJump, jump: Jump | MarkJump, chain: str) -> bool:
+def _is(placed: PlacedJump, jump: AnyJump, chain: str) -> bool:
     planned = words(iptables.jump_specification(jump, chain))
     return placed.chain == jump.hook and words(placed.specification) == planned
 
 
-def _of_jump(part: TablePlan, jump: Jump | MarkJump, found: list[PlacedJump]) -> Iterator[Difference]:
+def _of_jump(part: TablePlan, jump: AnyJump, found: list[PlacedJump]) -> Iterator[Difference]:
     if isinstance(jump, MarkJump):
         what, consequence = f"mark {jump.mark:#x}", OWN_ONE_END
+    elif isinstance(jump, ErrorJump):
+        what, consequence = "ICMP errors about connections that have a queue", UNTRANSLATED
     else:
         what, consequence = f"port {', '.join(map(str, jump.ports))}", "this mail passes uninspected"
     if not found:

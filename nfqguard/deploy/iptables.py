@@ -19,10 +19,12 @@ from functools import singledispatch
 from itertools import pairwise
 
 from nfqguard.deploy.plan import (
+    AnyJump,
     ChooseQueue,
     DropInvalid,
     DropRest,
-    Jump,
+    ErrorJump,
+    Family,
     MarkJump,
     ReturnHost,
     ReturnOwn,
@@ -31,6 +33,8 @@ from nfqguard.deploy.plan import (
     TablePlan,
     Untrack,
 )
+
+ICMP: dict[Family, str] = {4: "icmp", 6: "ipv6-icmp"}
 
 
 @dataclass(frozen=True)
@@ -106,16 +110,19 @@ def _(step: Untrack) -> str:
     return "-j CT --notrack"
 
 
-def jump_specification(jump: Jump | MarkJump, chain: str) -> str:
+def jump_specification(jump: AnyJump, chain: str) -> str:
     """Matches and target of a jump, as iptables-save prints them."""
     if isinstance(jump, MarkJump):
         return f"-m mark --mark {jump.mark:#x} -j {chain}"
     interface = f"! -i {jump.except_input} " if jump.except_input else ""
+    if isinstance(jump, ErrorJump):
+        queued = f"-m conntrack --ctstate RELATED -m connmark ! --mark {_masked(0, jump.mask)}"
+        return f"{interface}-p {ICMP[jump.family]} {queued} -j {chain}"
     return f"{interface}-p tcp -m multiport --ports {','.join(map(str, jump.ports))} -j {chain}"
 
 
 def wanted(part: TablePlan) -> Ours:
-    """What the plan wants: jumps by port last in their chain, one by mark first."""
+    """What the plan wants: jumps by port and those of errors last in their chain, one by mark first."""
     steps = tuple(specification(step) for step in part.steps)
     return Ours(steps, tuple(_placed(jump, part.chain) for jump in part.jumps))
 
@@ -190,7 +197,7 @@ def _jumps_to(table: Table, chain: str) -> Iterator[PlacedJump]:
                 yield PlacedJump(name, step, position)
 
 
-def _placed(jump: Jump | MarkJump, chain: str) -> PlacedJump:
+def _placed(jump: AnyJump, chain: str) -> PlacedJump:
     return PlacedJump(jump.hook, jump_specification(jump, chain), 1 if isinstance(jump, MarkJump) else None)
 
 

@@ -2,13 +2,13 @@
 
 Per address family one chain of ours in the mangle table, with jumps to it, and a small one in the raw table.
 
-The jump is the last step of mangle FORWARD. A packet that the engine accepts goes on at the next hook, so whatever
-stands behind the jump in this table never sees it; an operator's TCPMSS clamp has to stand before. The filter table
+The jumps are the last steps of mangle FORWARD. A packet that the engine accepts goes on at the next hook, so whatever
+stands behind them in this table never sees it; an operator's TCPMSS clamp has to stand before. The filter table
 comes later and still judges what we accept. PREROUTING was rejected as a place: there one direction is seen before NAT,
 the other after.
 
-The jump takes the diverted ports only, and inside the chain nothing is accepted: a packet is queued, dropped, or
-returned to where it came from. The order inside:
+The jump by port takes the diverted ports only, and inside the chain nothing is accepted: a packet is queued, dropped,
+or returned to where it came from. The order inside:
 
 1.  Our own packets return (hook host only; see below).
 2.  Exempt hosts return, whichever end they are. They come before every drop: exempt means untouched.
@@ -27,6 +27,15 @@ first fragment still shows the port, comes here, has no connmark and ends in ste
 `iptables -f` could only match them for all of TCP, which would hit other people's traffic, and without the first nobody
 can reassemble them. A fragment that would overwrite the first one's ports lies at offset 0 and shows a port itself.
 
+ICMP errors about our connections have a jump of their own, behind the one by port. They quote a segment as it was
+behind the gateway. Where an edit changed the length that number was never its sender's, who therefore believes no word
+of it (RFC 5927, 4.1): a path with a smaller MTU swallows its segments for good. Only the engine knows both numbers.
+Conntrack finds the quoted connection and attaches that one to the error, as RELATED, so the connmark which the error
+shows is the connection's: any queue in it and the error is ours, and goes to the queue that knows the flow. All other
+ICMP, errors about connections without a queue included, never comes here. A jump for all ICMP that is RELATED was
+rejected: what has no queue would end in step 6. On a mail host only INPUT has this jump, for nobody's errors about our
+connections leave by OUTPUT. Without the engine the errors are dropped like the segments.
+
 What we send ourselves (resets, refusals) leaves by OUTPUT, under two marks. Under own-mark go the packets that
 conntrack knows as their connection's: they must be tracked, so that it translates them. Under own-mark + 1 go those
 whose addresses are final already, such as the one to a server behind DNAT: conntrack knows its connection in the other
@@ -39,7 +48,8 @@ the first has closed. An operator's own drop of INVALID in OUTPUT needs an excep
 On a mail host a packet on the loopback interface would pass OUTPUT and INPUT and be judged twice, the second time as
 its own retransmission. So INPUT leaves out what came over `lo`; both directions of a local connection pass OUTPUT.
 
-Sources: net/netfilter/nf_queue.c, xt_NFQUEUE.c, xt_connmark.c, xt_statistic.c, nf_defrag_ipv4.c (Linux 6.12);
+Sources: net/netfilter/nf_queue.c, xt_NFQUEUE.c, xt_connmark.c, xt_statistic.c, nf_defrag_ipv4.c,
+nf_conntrack_proto_icmp.c (nf_conntrack_inet_error) (Linux 6.12);
 iptables-extensions(8).
 """
 from __future__ import annotations
@@ -125,10 +135,22 @@ Step = ReturnOwn | ReturnHost | DropInvalid | ChooseQueue | SendToQueue | DropRe
 
 @dataclass(frozen=True)
 class Jump:
-    """The last step of a built-in chain: TCP from or to one of the ports goes through our chain."""
+    """At the end of a built-in chain: TCP from or to one of the ports goes through our chain."""
 
     hook: Hook
     ports: tuple[int, ...]
+    except_input: str | None = None
+    """Name of an input interface whose packets are left out."""
+
+
+@dataclass(frozen=True)
+class ErrorJump:
+    """Behind the jumps by port: ICMP errors of this family about connections that have a queue go through our chain."""
+
+    hook: Hook
+    family: Family
+    mask: int
+    """The bits of the connmark that hold a connection's queue."""
     except_input: str | None = None
     """Name of an input interface whose packets are left out."""
 
@@ -141,6 +163,9 @@ class MarkJump:
     mark: int
 
 
+AnyJump = Jump | ErrorJump | MarkJump
+
+
 @dataclass(frozen=True)
 class TablePlan:
     """What should exist in one table of one address family: the steps of our chain, in order, and the jumps to it."""
@@ -149,7 +174,7 @@ class TablePlan:
     table: TableName
     chain: str
     steps: tuple[Step, ...]
-    jumps: tuple[Jump | MarkJump, ...]
+    jumps: tuple[AnyJump, ...]
 
 
 @dataclass(frozen=True)
@@ -182,20 +207,22 @@ def queue_values(mask: int, count: int) -> tuple[int, ...]:
 
 
 def _mangle(deployment: Deployment, family: Family) -> TablePlan:
-    return TablePlan(family, "mangle", deployment.chain, _steps(deployment, family), _jumps(deployment))
+    return TablePlan(family, "mangle", deployment.chain, _steps(deployment, family), _jumps(deployment, family))
 
 
 def _raw(deployment: Deployment, family: Family) -> TablePlan:
     return TablePlan(family, "raw", deployment.chain, (Untrack(),), (MarkJump("OUTPUT", deployment.untracked_mark),))
 
 
-def _jumps(deployment: Deployment) -> tuple[Jump, ...]:
+def _jumps(deployment: Deployment, family: Family) -> tuple[AnyJump, ...]:
     ports = tuple(dict.fromkeys(deployment.ports))
     groups = [ports[at : at + PORTS_PER_JUMP] for at in range(0, len(ports), PORTS_PER_JUMP)]
+    mask = deployment.connmark_mask
     if deployment.hook == "forward":
-        return tuple(Jump("FORWARD", group) for group in groups)
+        return (*(Jump("FORWARD", group) for group in groups), ErrorJump("FORWARD", family, mask))
     arriving = tuple(Jump("INPUT", group, except_input="lo") for group in groups)
-    return arriving + tuple(Jump("OUTPUT", group) for group in groups)
+    errors = ErrorJump("INPUT", family, mask, except_input="lo")
+    return (*arriving, errors, *(Jump("OUTPUT", group) for group in groups))
 
 
 def _steps(deployment: Deployment, family: Family) -> tuple[Step, ...]:
