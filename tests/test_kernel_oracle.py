@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench.cable import Cable, Fault, cabled
+from bench.cable import Cable, Fault, cable_host, cabled, remove
 from linear_mail import EHLO, GREETING, Server, answered, converse, masked_ehlo, removed_ehlo, said, starred
 from mail_gateway import checksum_errors
 from mail_lab import guarded, records, stop
@@ -136,7 +136,10 @@ def sweep() -> None:
     for folder in RUN.glob(f"nfqguard-lab-{PREFIX}*"):
         found = re.fullmatch(rf"nfqguard-lab-({PREFIX}(\d+))", folder.name)
         if found and not Path(f"/proc/{found[2]}").exists():
-            Lab(found[1]).down()
+            lab = Lab(found[1])
+            for host in (lab.client, lab.server):
+                remove(cable_host(host))
+            lab.down()
 
 
 @pytest.fixture(scope="module", autouse=True)

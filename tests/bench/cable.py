@@ -8,6 +8,8 @@ addresses. Nothing of the gateway changes, so that a deployment and a daemon the
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -57,7 +59,7 @@ class Cable:
     counted: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def cable_host(lab: Lab, host: Host) -> Host:
+def cable_host(host: Host) -> Host:
     """The namespace that a cable of this host has."""
     return Host(f"{host.name}-cable", NEAR, "", "")
 
@@ -65,8 +67,9 @@ def cable_host(lab: Lab, host: Host) -> Host:
 @contextmanager
 def cabled(lab: Lab, host: Host, fault: Fault) -> Iterator[Cable]:
     """Put a cable between a host and its link, and take it out again. Raises RunError where that fails."""
-    between = cable_host(lab, host)
+    between = cable_host(host)
     made = Cable(between)
+    remove(between)
     between.create()
     try:
         between.sysctl(NO_ADDRESSES, 1)
@@ -84,7 +87,17 @@ def cabled(lab: Lab, host: Host, fault: Fault) -> Iterator[Cable]:
             between.configure(lambda stack: _give_back(stack, host))
             host.configure(lambda stack: _dress(stack, host.device, addresses, routes))
     finally:
-        namespaces.remove(between.name)
+        remove(between)
+
+
+def remove(between: Host) -> None:
+    """Take a cable's namespace away, with the program inside where a killed run left it. There need not be one."""
+    if not between.exists():
+        return
+    for pid in between.pids():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    namespaces.remove(between.name)
 
 
 def _index(stack: Any, device: str) -> int:
