@@ -18,6 +18,7 @@ void end_text(struct sim *sim, struct end *end, const char *text) { end_write(si
 struct draft {
     uint8_t octets[4096];
     uint32_t len;
+    bool bare;                  /* dots stay single: the data ends where the first line of a dot stands */
 };
 
 /* RFC 5321, 4.5.2: a dot at the beginning of a line is doubled. */
@@ -25,7 +26,7 @@ static void draft_add(struct draft *draft, uint8_t octet)
 {
     const uint8_t *end = draft->octets + draft->len;
     bool line_begins = draft->len == 0 || (draft->len >= 2 && end[-2] == '\r' && end[-1] == '\n');
-    if (octet == '.' && line_begins)
+    if (octet == '.' && line_begins && !draft->bare)
         draft->octets[draft->len++] = '.';
     draft->octets[draft->len++] = octet;
 }
@@ -34,9 +35,10 @@ void message_write(struct sim *sim)
 {
     static const char *const pieces[] = { "\r\n", "\r\n", "\r\n", ".", ".\r\n", "\n.\r\n", "\n.\n", "\r.\r", "\r", "\n", "..\r\n",
                                           "\r\n.\n", "\r\n.\r", "EXPN root\r\n", "QUIT\r\n", "Subject: x\r\n",
-                                          "250 ok\r\n", "words and words, ", "XXXX", "\r\r\n", "\n\r\n", ".\r.\r\n" };
-    struct draft draft = { .len = 0 };
-    uint32_t size = chance(sim, 100) ? 3500 : chance(sim, 100) ? 0 : between(sim, 1, 500);
+                                          "250 ok\r\n", "words and words, ", "XXXX", "\r\r\n", "\n\r\n", ".\r.\r\n",
+                                          "\r\n.\n", "\r\n.\n.\r\n" };
+    struct draft draft = { .bare = sim->plan.talks_ahead && chance(sim, 300) }; /* who waits must know how many replies come */
+    uint32_t size = chance(sim, 150) ? 3500 : chance(sim, 100) ? 0 : between(sim, 1, 500);
     while (draft.len < size) {
         const char *piece = pieces[roll(sim, sizeof pieces / sizeof *pieces)];
         if (size > 500 && chance(sim, 700))

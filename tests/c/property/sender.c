@@ -17,7 +17,7 @@ static uint32_t cut(struct sim *sim, struct end *end, uint32_t most, bool again)
     if (end->segments > 120 && style < 2)
         style = 2;
     if (!again && chance(sim, sim->plan.gso) && most > mss)
-        len = mss * between(sim, 2, 3);
+        len = between(sim, mss + 1, 3 * mss);
     else
         len = style == 0 ? between(sim, 1, 3) : style == 1 ? between(sim, 1, 60) : chance(sim, 500) ? mss : between(sim, 1, mss);
     return len < most ? len : most;
