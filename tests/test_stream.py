@@ -437,3 +437,19 @@ def test_a_client_that_waits_for_a_server_that_has_closed_is_told():
     assert wire.at_client.endswith(b"421 going away\r\n")
     assert wire.ends[C].reset and wire.ends[S].reset and wire.at_server == b"DATA\r\n"
     assert [e.reason for e in wire.events if e.type is EventType.RESET] == ["server-closed"]
+
+
+@pytest.mark.parametrize("size", [1795, 1800, 1805, 1900, 2000, 2008, 2015, 4000])
+def test_what_was_held_and_what_follows_stay_as_they_left(size):
+    """Held octets are kept in their packet's own block; what comes behind must not be written into it."""
+    wire = greeted()
+    wire.acknowledge = False
+    base = wire.ends[C].isn + 1
+    text = b"".join(b"NOOP %06d\r\n" % n for n in range(size // 13 + 2))
+    pieces = [(0, 6), (6, 6 + size), (6 + size, 6 + size + 5), (6 + size + 5, 6 + size + 9)]
+    for start, end in (pieces[1], pieces[0], *pieces[2:]):
+        wire.send(wire.segment(C, text[start:end], seq=base + start))
+    assert wire.at_server == text[:6 + size + 9]
+    for start, end in pieces:
+        wire.send(wire.segment(C, b"?" * (end - start), seq=base + start))
+        assert wire.ends[S].segments[-1].payload == text[start:end]
