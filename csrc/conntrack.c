@@ -14,11 +14,17 @@
  * only be found by walking the table (a dump with a filter), so what was found is kept for a while, and there are no more
  * than DUMPS of these a second.
  *
+ * What leaves untracked, conntrack does not see. Where that matters it is told: acknowledgements of ours let the client send
+ * more than the window that conntrack knows of, which would be INVALID; and an entry whose ends were both reset by untracked
+ * packets would stand for days.
+ *
  * Connections in a zone are not found: packets of ours leave untracked, which is right unless they are translated.
  * Source: net/netfilter/nf_conntrack_netlink.c.
  */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <linux/netfilter/nfnetlink.h>
+#include <linux/netfilter/nf_conntrack_tcp.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
 #include <linux/netlink.h>
 #include <netinet/in.h>
@@ -32,6 +38,7 @@
 #define KEPT       10000000000ull       /* ns that a translation is believed */
 #define DATAGRAMS  64                   /* of one dump: a kernel before 5.8 takes no filter and tells its whole table */
 #define ANSWER     16384                /* octets of one datagram of a dump */
+#define CLOSED     10                   /* seconds that an entry lives on; nf_conntrack_tcp_timeout_close */
 
 /* Flags of CTA_FILTER_*_FLAGS: what of a tuple has to agree. nf_conntrack_netlink.c's; no header of the kernel's offers them. */
 #define SOURCE_ADDRESS 0x01
@@ -84,12 +91,12 @@ static void put_tuple(struct request *request, uint16_t type, const struct nq_tu
 }
 
 static void request_begin(struct nq_conntrack *conntrack, struct request *request, const struct nq_tuple *tuple,
-                          uint16_t flags)
+                          uint16_t type, uint16_t flags)
 {
     memset(request, 0, sizeof *request);
     request->header = (struct nlmsghdr){
         .nlmsg_len = offsetof(struct request, attributes),
-        .nlmsg_type = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET,
+        .nlmsg_type = NFNL_SUBSYS_CTNETLINK << 8 | type,
         .nlmsg_flags = NLM_F_REQUEST | flags,
         .nlmsg_seq = ++conntrack->sequence,
     };
@@ -189,7 +196,7 @@ static int is_known(struct nq_conntrack *conntrack, const struct nq_tuple *tuple
     ssize_t got;
     int rc;
 
-    request_begin(conntrack, &request, tuple, 0);
+    request_begin(conntrack, &request, tuple, IPCTNL_MSG_CT_GET, 0);
     put_tuple(&request, CTA_TUPLE_ORIG, tuple);
     rc = request_send(conntrack, &request);
     if (rc < 0)
@@ -233,6 +240,7 @@ static int search(const uint8_t *at, size_t len, const struct nq_tuple *from, st
             return -ENODATA;
         if (header->nlmsg_len >= NLMSG_SPACE(sizeof(struct nfgenmsg))) {
             read_entry(header, entry);
+            entry[0].family = entry[1].family = from->family;
             if (same_source(&entry[0], from) && same_source(&entry[1], &back))
                 return 1;
         }
@@ -254,7 +262,7 @@ static bool dump(struct nq_conntrack *conntrack, const struct nq_tuple *from, st
     struct nlattr *filter;
     int found;
 
-    request_begin(conntrack, &request, from, NLM_F_DUMP);
+    request_begin(conntrack, &request, from, IPCTNL_MSG_CT_GET, NLM_F_DUMP);
     put_tuple(&request, CTA_TUPLE_ORIG, from);
     put_tuple(&request, CTA_TUPLE_REPLY, &back);
     filter = nest(&request, CTA_FILTER);
@@ -275,6 +283,29 @@ static bool dump(struct nq_conntrack *conntrack, const struct nq_tuple *from, st
     conntrack_close(conntrack);
     conntrack_open(conntrack);
     return found == 1;
+}
+
+/* The entry that has this tuple gets what conntrack did not see. No answer is asked for: there is nothing to do about it. */
+static void tell(struct nq_conntrack *conntrack, const struct nq_tuple *tuple, enum nq_telling telling)
+{
+    const struct nf_ct_tcp_flags liberal = { IP_CT_TCP_FLAG_BE_LIBERAL, IP_CT_TCP_FLAG_BE_LIBERAL };
+    const uint32_t seconds = htonl(CLOSED);
+    struct nlattr *whole, *tcp;
+    struct request request;
+
+    request_begin(conntrack, &request, tuple, IPCTNL_MSG_CT_NEW, 0);
+    put_tuple(&request, CTA_TUPLE_ORIG, tuple);
+    if (telling == TELL_ENDED) {
+        put(&request, CTA_TIMEOUT, &seconds, sizeof seconds);
+    } else {
+        whole = nest(&request, CTA_PROTOINFO);
+        tcp = nest(&request, CTA_PROTOINFO_TCP);
+        put(&request, CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, &liberal, sizeof liberal);
+        put(&request, CTA_PROTOINFO_TCP_FLAGS_REPLY, &liberal, sizeof liberal);
+        nest_end(&request, tcp);
+        nest_end(&request, whole);
+    }
+    request_send(conntrack, &request);
 }
 
 /* ---- translations that were found ------------------------------------------------------------------------------- */
@@ -306,8 +337,9 @@ static bool may_dump(struct nq_conntrack *conntrack, uint64_t now)
     return conntrack->dumps++ < DUMPS;
 }
 
-/* What is translated twice: put in the source by which the packet's receiver knows the sender. */
-static void translate(struct nq_conntrack *conntrack, struct nq_tuple *tuple)
+/* What is translated twice: put in the source by which the packet's receiver knows the sender. Returns the entry's first
+ * tuple, or NULL where there is none. */
+static const struct nq_tuple *translate(struct nq_conntrack *conntrack, struct nq_tuple *tuple)
 {
     struct nq_translation *kept = slot_of(conntrack, tuple);
     struct nq_tuple back = reversed(tuple);
@@ -324,11 +356,12 @@ static void translate(struct nq_conntrack *conntrack, struct nq_tuple *tuple)
         kept->since = now;
         if (!opener && !answerer) {
             memset(kept, 0, sizeof *kept);
-            return;
+            return NULL;
         }
     }
     memcpy(tuple->address[0], kept->entry[opener].address[1], 16);
     tuple->port[0] = kept->entry[opener].port[1];
+    return &kept->entry[0];
 }
 
 /* ---- what inject.c calls ---------------------------------------------------------------------------------------- */
@@ -355,8 +388,9 @@ void conntrack_close(struct nq_conntrack *conntrack)
     conntrack->fd = -1;
 }
 
-enum nq_tracking conntrack_judge(struct nq_conntrack *conntrack, struct nq_tuple *tuple)
+enum nq_tracking conntrack_judge(struct nq_conntrack *conntrack, struct nq_tuple *tuple, enum nq_telling telling)
 {
+    const struct nq_tuple *twice;
     struct nq_tuple reverse = reversed(tuple);
     int known = conntrack->fd < 0 ? -ENOTCONN : is_known(conntrack, tuple);
 
@@ -365,7 +399,10 @@ enum nq_tracking conntrack_judge(struct nq_conntrack *conntrack, struct nq_tuple
     known = is_known(conntrack, &reverse);
     if (known < 0)
         return TRACKING_UNASKED;
-    if (!known)
-        translate(conntrack, tuple);
+    twice = known ? NULL : translate(conntrack, tuple);
+    if (twice && telling)
+        tell(conntrack, twice, telling);
+    else if (known && telling == TELL_LIBERAL)
+        tell(conntrack, &reverse, telling);
     return TRACKING_FINAL;
 }

@@ -95,6 +95,14 @@ static void write_source(uint8_t *address, size_t octets, struct nq_tcp *tcp, co
     memcpy(address, tuple->address[0], octets);
 }
 
+/* Data without FIN is some end's own, kept from a packet that conntrack saw come in. */
+static enum nq_telling telling_of(const struct nq_tcp *tcp, const uint8_t *end)
+{
+    bool data = end - (const uint8_t *)tcp > (tcp->offset >> 4) * 4;
+
+    return tcp->flags & NQ_RST ? TELL_ENDED : data && !(tcp->flags & NQ_FIN) ? TELL_NOTHING : TELL_LIBERAL;
+}
+
 static int send_to(struct nq_injector *injector, const struct nq_tuple *tuple, enum nq_tracking tracking,
                    const uint8_t *data, uint32_t len)
 {
@@ -133,7 +141,7 @@ int injector_send(struct nq_injector *injector, uint8_t *data, uint32_t len)
     memcpy(tuple.address[1], source + octets, octets);
     tuple.port[0] = tcp->source;
     tuple.port[1] = tcp->destination;
-    tracking = conntrack_judge(&injector->conntrack, &tuple);
+    tracking = conntrack_judge(&injector->conntrack, &tuple, telling_of(tcp, data + len));
     write_source(source, octets, tcp, &tuple);
     return send_to(injector, &tuple, tracking, data, len);
 }

@@ -734,12 +734,18 @@ enum nq_tracking {
     TRACKING_UNASKED            /* nobody knows */
 };
 
+enum nq_telling {               /* what conntrack has to know of a packet that it does not see */
+    TELL_NOTHING,
+    TELL_LIBERAL,               /* it acknowledges on its own account: window and numbers are for the engine to check */
+    TELL_ENDED                  /* the connection is over */
+};
+
 /* Returns 0, or -errno where the kernel does not answer: no CAP_NET_ADMIN, or no ctnetlink. */
 int conntrack_open(struct nq_conntrack *conntrack);
 void conntrack_close(struct nq_conntrack *conntrack);
 /* How a packet of ours with the endpoints that FORWARD shows has to leave; for TRACKING_FINAL the tuple's source becomes the
  * one by which the receiver knows the sender. */
-enum nq_tracking conntrack_judge(struct nq_conntrack *conntrack, struct nq_tuple *tuple);
+enum nq_tracking conntrack_judge(struct nq_conntrack *conntrack, struct nq_tuple *tuple, enum nq_telling telling);
 
 /* ---- inject.c: packets of our own leave by raw socket ------------------------------------------------------------ */
 

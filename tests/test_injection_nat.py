@@ -1,17 +1,21 @@
 """Packets of our own where addresses are translated: they reach both ends, as if each end had sent them itself."""
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
+import struct
+import termios
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
-from mail_lab import await_that, guarded, stop
+from mail_lab import Tap, await_that, guarded, stop
 
 from nfqguard.lab.dialogue import Dialogue
 from nfqguard.lab.topology import Host, Lab
@@ -30,6 +34,9 @@ extends = "ios-esmtp"
 max-data = 1000
 refusal = "{refusal}"
 """
+BODY = 2_000_000
+RTO_MIN = 0.18
+"""Seconds: before Linux sends anything a second time (TCP_RTO_MIN, 0.2)."""
 PUBLIC_IPV6 = "fd00:22::110"
 IPV4_SERVER, IPV6_SERVER = "10.10.10.2", "fd00:10::2"
 
@@ -45,7 +52,6 @@ class Translation:
 
 
 DNAT6 = f"-A PREROUTING -i outside -d {PUBLIC_IPV6} -j DNAT --to-destination {IPV6_SERVER}\n"
-DNAT_PORT = "-A PREROUTING -i outside -d 172.22.1.110 -p tcp --dport 2525 -j DNAT --to-destination 10.10.10.2:25\n"
 DNAT4 = "-A PREROUTING -i outside -d 172.22.1.110 -j DNAT --to-destination 10.10.10.2\n"
 SNAT4, SNAT6 = ("-A POSTROUTING -o inside -j MASQUERADE\n",) * 2
 CASES = (
@@ -109,8 +115,6 @@ def lab() -> Iterator[Lab]:
         for program in ("iptables", "ip6tables"):
             for table in ("nat", "filter"):
                 made.gateway.run([program, "-t", table, "-F"])
-        # What an operator's own table may hold: nobody may need a packet that conntrack does not know.
-        made.server.run(["ip", "route", "replace", "default", "via", "10.10.10.1"])
         yield made
 
 
@@ -184,11 +188,34 @@ def test_a_reset_reaches_both_ends_within_one_round_trip(lab: Lab, case: Transla
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_refusal_is_read_to_its_end_and_the_server_is_reset(lab: Lab, case: Translation) -> None:
+def test_connection_tracking_forgets_what_was_reset(lab: Lab, case: Translation) -> None:
+    with session(lab, case, refusal="") as (talk, _):
+        assert talk.client.ask(b"DATA\r\n") == b"354 go ahead\r\n"
+        assert CLOSED < remaining(lab, talk.client.port) <= ESTABLISHED
+        talk.client.send(b"z" * 1200)
+        await_that(lambda: talk.server.ended, "the server's connection ended", talk.allowed())
+        assert remaining(lab, talk.client.port) <= CLOSED
+
+
+ESTABLISHED, CLOSED = 432_000, 10
+"""Seconds: nf_conntrack_tcp_timeout_established and nf_conntrack_tcp_timeout_close."""
+
+
+def remaining(lab: Lab, port: int) -> int:
+    """How long the gateway's connection tracking will remember the client's connection; 0: it has forgotten it."""
+    table = lab.gateway.call(Path("/proc/thread-self/net/nf_conntrack").read_text)
+    found = [line.split() for line in table.splitlines() if f" sport={port} " in line]
+    assert len(found) <= 1, "a packet of ours was taken for another connection"
+    return int(found[0][4]) if found else 0
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_client_in_mid_message_reads_the_refusal_and_the_server_is_reset(lab: Lab, case: Translation) -> None:
+    """Our acknowledgements have to arrive, too: without them the client gets no further than its first window."""
     with session(lab, case, REFUSAL) as (talk, counted):
         assert talk.client.ask(b"DATA\r\n") == b"354 go ahead\r\n"
         began = time.monotonic()
-        talk.client.send(b"z" * 1200)
+        talk.client.send(b"z" * BODY)
         await_that(lambda: talk.server.ended, "the server's connection ended", talk.allowed())
         assert talk.client.read_to_end() == REFUSAL.encode() + b"\r\n"
         assert time.monotonic() - began < talk.allowed()
@@ -196,3 +223,22 @@ def test_a_refusal_is_read_to_its_end_and_the_server_is_reset(lab: Lab, case: Tr
     assert how == "ConnectionResetError"
     assert b"z" not in talk.server.heard
     assert (counted["refusals"], counted["inject-failed"], counted["inject-unasked"]) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_was_held_reaches_the_server_as_from_the_client(lab: Lab, case: Translation) -> None:
+    """What a client says behind DATA, before the reply, leaves as a packet of our own; the client's comes later."""
+    behind = b"Subject: early\r\n\r\nbody\r\n.\r\n"
+    with session(lab, case, REFUSAL) as (talk, counted), Tap(lab.server) as tap:
+        talk.client.send(b"DATA\r\n" + behind)
+        assert talk.client.reply() == b"354 go ahead\r\n"
+        await_that(lambda: talk.server.heard.endswith(b"DATA\r\n" + behind), "the server has read it all", RTO_MIN)
+        speaking = {(each.source, each.source_port) for each in tap.arrived()}
+        await_that(lambda: acknowledged(talk.client), "the client knows that all has arrived", RTO_MIN)
+    assert len(speaking) == 1, "the server saw packets of two connections"
+    assert (counted["injected"], counted["inject-failed"], counted["inject-unasked"]) == (1, 0, 0)
+
+
+def acknowledged(client: Dialogue) -> bool:
+    """Whether nothing of the client's is under way (tcp(7), SIOCOUTQ)."""
+    return struct.unpack("i", fcntl.ioctl(client._socket, termios.TIOCOUTQ, b"\0" * 4))[0] == 0
