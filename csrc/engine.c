@@ -123,8 +123,8 @@ static void judge_icmp(struct nq_engine *engine, struct nq_view *about)
         engine_drop_packet(engine, packet, REASON_ICMP);
         return;
     }
-    if (own->log || own->shift)
-        icmp_write(about, stream_acknowledged(own, about->seq));
+    if (own->log || own->shift || flow->policy->headroom)
+        icmp_write(about, stream_acknowledged(own, about->seq), flow->policy->headroom);
     engine_count(engine, COUNT_ACCEPTED);
     struct nq_output *out = engine_output(engine);
     *out = (struct nq_output){ .kind = NQ_DECISION, .id = packet->id, .verdict = NQ_ACCEPT };

@@ -232,8 +232,8 @@ uint16_t checksum_fold(uint64_t sum);
 /* Is this an ICMP error (RFC 792, RFC 4443 3) about a TCP segment? Fills `about` with the segment that it quotes, as far as the
  * quotation goes: addresses, ports, sequence number. */
 bool icmp_error(struct nq_view *about, const struct nq_packet *packet);
-/* Another sequence number into the quoted segment, and a new checksum. */
-void icmp_write(struct nq_view *about, uint32_t seq);
+/* Another sequence number into the quoted segment, an MTU lowered by what an edit may add, and a new checksum. */
+void icmp_write(struct nq_view *about, uint32_t seq, uint16_t headroom);
 /* ---- policy.c: the compiled policy; read-only once installed ---------------------------------------------------- */
 
 enum nq_verb {

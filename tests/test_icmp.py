@@ -15,13 +15,13 @@ INSERTING = Policy(preset_spec("ios-esmtp", insert_header=HEADER))
 ROUTERS = {4: "203.0.113.1", 6: "2001:db8:2::1"}
 
 
-def too_big(wire, quoted: bytes, octets: int = 28) -> bytes:
+def too_big(wire, quoted: bytes, octets: int = 28, mtu: int = 1400) -> bytes:
     """Fragmentation needed (RFC 792) or Packet Too Big (RFC 4443), from a router behind the gateway to the client."""
     v6 = quoted[0] >> 4 == 6
     quoted = quoted[:(20 if v6 else 0) + octets]
     family = socket.AF_INET6 if v6 else socket.AF_INET
     router, client = (socket.inet_pton(family, text) for text in (ROUTERS[6 if v6 else 4], wire.ends[C].address))
-    icmp = struct.pack("!BBHI", 2 if v6 else 3, 0 if v6 else 4, 0, 1400) + quoted
+    icmp = struct.pack("!BBHI", 2 if v6 else 3, 0 if v6 else 4, 0, mtu) + quoted
     pseudo = router + client + struct.pack("!II", len(icmp), 58) if v6 else b""
     icmp = icmp[:2] + struct.pack("!H", folded(pseudo + icmp) ^ 0xFFFF) + icmp[4:]
     if v6:
@@ -62,6 +62,26 @@ def test_without_a_change_of_length_it_leaves_as_it_came(family):
     wire = in_message(family, "ios-esmtp")
     output = judged(wire, too_big(wire, wire.ends[S].segments[-1].build()))
     assert output.verdict is Verdict.ACCEPT and output.data is None
+
+
+@pytest.mark.parametrize("family, given, told", [
+    (4, 1400, 1400 - len(HEADER) - 2), (4, 0, 0), (4, 2 * len(HEADER), 2 * len(HEADER)),
+    (6, 1400, 1400 - len(HEADER) - 2), (6, 1290, 1280), (6, 1280, 1280), (6, 1000, 1000),
+])
+def test_the_mtu_leaves_room_for_the_edit(family, given, told):
+    wire = in_message(family)
+    packet = judged(wire, too_big(wire, wire.ends[S].segments[-1].build(), mtu=given)).data
+    icmp = packet[40 if family == 6 else 20:]
+    assert struct.unpack("!I", icmp[4:8])[0] == told
+    pseudo = packet[8:40] + struct.pack("!II", len(icmp), 58) if family == 6 else b""
+    assert folded(pseudo + icmp) == 0xFFFF
+
+
+def test_only_a_packet_too_big_tells_an_mtu():
+    wire = in_message(4)
+    unreachable = bytearray(too_big(wire, wire.ends[S].segments[-1].build()))
+    unreachable[21] = 1
+    assert judged(wire, bytes(unreachable)).data[24:28] == bytes(unreachable[24:28])
 
 
 def test_what_speaks_of_nothing_under_way_is_dropped():
