@@ -11,6 +11,7 @@ import email.policy
 import hashlib
 import os
 import random
+import time
 from collections.abc import Iterator
 from email.message import EmailMessage
 from pathlib import Path
@@ -141,6 +142,14 @@ def _message(octets: int, number: int) -> EmailMessage:
     return message
 
 
+def _log_with(client: Postfix, deliveries: int) -> str:
+    """The client's log once it tells of as many deliveries, or after five seconds: it may be behind the mailbox."""
+    end = time.monotonic() + 5
+    while (log := client.log.read_text()).count("status=sent") < deliveries and time.monotonic() < end:
+        time.sleep(0.05)
+    return log
+
+
 def test_postfix_relays_to_postfix(mail: MailLab, guard: Guard) -> None:
     """Several messages, some small, one of 7 MB; Postfix's client pipelines, and takes sessions up again."""
     client = Postfix(mail.lab, mail.lab.client, {
@@ -154,7 +163,7 @@ def test_postfix_relays_to_postfix(mail: MailLab, guard: Guard) -> None:
         for message in messages:
             client.run(["/usr/sbin/sendmail", "-i", "-f", SENDER, RECIPIENT], input=message.as_string())
         stored = mail.postfix.await_messages(before + len(messages), seconds=SECONDS)[before:]
-        log = client.log.read_text()
+        log = _log_with(client, len(messages))
     finally:
         client.stop()
     arrived = {str(found["Subject"]): found for found in

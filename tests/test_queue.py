@@ -79,7 +79,8 @@ def test_allowed_arrives_and_forbidden_is_masked(gateway: Gateway, server: Serve
     assert statistics[used]["kernel"]["dropped"] == 0
     kernel = statistics[used]["kernel"]
     assert kernel["received"] == statistics[used]["packets"] + kernel["waiting"]
-    assert statistics[idle]["packets"] == 0, "each queue has an engine of its own"
+    # A connection of the test before may still be closing, and its last segments come to the other queue.
+    assert statistics[idle]["flows-opened"] == 0, "each queue has an engine of its own"
     if gateway.lab.offloads:
         assert statistics[used]["packets"] < len(BODY) / 1460, "the kernel cut GSO packets up before it queued them"
 
