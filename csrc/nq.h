@@ -723,8 +723,8 @@ struct nq_translation {         /* an entry of conntrack's that translates both 
 
 struct nq_conntrack {
     int fd;                     /* below 0: cannot be asked */
-    uint32_t sequence, dumps;
-    uint64_t dumping;
+    uint32_t sequence;
+    uint64_t rested;            /* when the table may be walked again */
     struct nq_translation kept[NQ_TRANSLATIONS];
 };
 
