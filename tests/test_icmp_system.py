@@ -21,8 +21,9 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from linear_mail import BYE, GO, GREETING, MAIL, OK, RCPT, Server
@@ -201,6 +202,33 @@ def test_without_the_jump_the_message_stands_still(plain_lab: Lab, family: int) 
         guard.rules("apply")
         assert asked.result(SECONDS) == OK, "the jump alone made the difference"
         assert session.ask(b"QUIT\r\n") == BYE
+
+
+@dataclass(frozen=True)
+class OnTheClient:
+    """What a guard needs of a lab: here it runs where the mail comes from."""
+
+    gateway: Host
+    run_dir: Path
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_mail_host_hears_of_the_path_in_input(lab: Lab, family: int) -> None:
+    lab.client.sysctl(LIBERAL, 1)
+    host = cast(Lab, OnTheClient(lab.client, lab.run_dir))
+    with guarded(host, "inserting", POLICY + '[deployment]\nhook = "host"\n') as guard:
+        with mail(lab, family, SECONDS) as (session, server):
+            wanted = begin(session)
+            for seed in (1, 2):
+                envelope(session)
+                assert session.ask(large(seed)) == OK
+                wanted += transaction(large(seed))
+            assert session.ask(b"QUIT\r\n") == BYE
+            mtu, heard = learned(lab, family), server.heard[session.port]
+        assert bytes(heard) == wanted + b"QUIT\r\n"
+        counted = stop(guard)[0]
+    assert mtu == SMALL_MTU - len(HEADER) - len("\r\n")
+    assert (counted["resets"], counted["drop.icmp-without-flow"], disbelieved(lab)) == (0, 0, 0)
 
 
 def disbelieved(lab: Lab) -> int:
