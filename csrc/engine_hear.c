@@ -101,7 +101,6 @@ enum nq_reason engine_listen(struct nq_engine *engine, struct nq_flow *flow, uns
                                              : session_server(session, policy, cursor);
         if (said.what == SAID_WAIT)
             break;
-        tally(engine, &said);
         if (said.what == SAID_REPLY_LINE)
             remember_separator(&session->reply, cursor);
         struct nq_judgement judgement = direction == 0 ? inspect_client(policy, session, &said)
@@ -110,6 +109,7 @@ enum nq_reason engine_listen(struct nq_engine *engine, struct nq_flow *flow, uns
                                                  : REASON_NONE;
         if (reason)
             return reason;
+        tally(engine, &said);
     }
     return REASON_NONE;
 }

@@ -256,7 +256,7 @@ def test_max_data_ends_the_session():
         wire = play([*head, (C, b"0123456789abcdefghi\r\n.\r\n")], policy, step=step)
         assert wire.ends[C].reset and wire.ends[S].reset
         assert b".\r\n" not in wire.at_server
-        assert wire.events[0].reason == "max-data"
+        assert wire.events[0].reason == "max-data" and wire.counter("messages") == 0
 
 
 def test_keyword_cut_out_of_another_keyword():
