@@ -110,7 +110,7 @@ def run(configuration: Configuration, events: str | None = None) -> None:
         output = Output(file)
     except OSError as error:
         raise DaemonError(f"events cannot be written to {file}: {error.strerror}") from error
-    with output:
+    with output, _signals_blocked():
         Daemon(configuration, output, Notifier()).run()
 
 
@@ -135,13 +135,13 @@ class Daemon:
             raise DaemonError(str(error)) from error
 
     def run(self) -> None:
-        """Inspect until SIGTERM or SIGINT. Raises DaemonError when a queue fails; everything is unbound either way."""
-        with _signals_blocked():
-            try:
-                self._start()
-                self._wait()
-            finally:
-                self._stop()
+        """Inspect until SIGTERM or SIGINT, which must be blocked since before the queues were bound. Raises DaemonError
+        when a queue fails; everything is unbound either way."""
+        try:
+            self._start()
+            self._wait()
+        finally:
+            self._stop()
         failed = [str(worker.failure) for worker in self._workers if worker.failure]
         if failed:
             raise DaemonError("; ".join(failed))
