@@ -239,6 +239,7 @@ void engine_release(struct nq_engine *engine, struct nq_flow *flow)
                 break;
             struct nq_view view;
             packet_view(&view, &held->packet);
+            view.edited = held->edited;
             engine_carry(engine, flow, direction, &view);
             engine_retire(engine, held);
         }

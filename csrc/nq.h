@@ -125,6 +125,7 @@ struct nq_held {                /* a whole packet that waits for its decision */
     struct nq_packet packet;    /* data lies in packet.block */
     uint32_t seq, end;          /* sequence range of payload and FIN */
     uint64_t since;
+    bool edited;                /* its header was, before it waited: it must not leave as it came */
 };
 
 struct nq_pool {
@@ -798,7 +799,9 @@ static inline void engine_count(struct nq_engine *engine, enum nq_counter counte
 /* flow and view may be NULL. */
 void engine_report_drop(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction,
                         const struct nq_view *view, enum nq_reason reason);
-void engine_report_reset(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, uint8_t reason);
+/* The policy ends the flow: NQ_EVENT_RESET or NQ_EVENT_REJECT. */
+void engine_report_end(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, enum nq_event_type type,
+                       uint8_t reason);
 void engine_report_flow(struct nq_engine *engine, struct nq_flow *flow, uint8_t reason);
 /* About the line that ended at cursor->at. */
 void engine_report_line(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, uint8_t reason,

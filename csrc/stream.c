@@ -417,6 +417,7 @@ enum nq_reason stream_hold(struct nq_stream *stream, struct nq_pool *pool, const
     }
     held->seq = view->seq;
     held->end = end;
+    held->edited = view->edited;
     insert_held(stream, held, now);
     return REASON_NONE;
 }

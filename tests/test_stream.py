@@ -188,6 +188,31 @@ def test_urgent_is_cleared():
     assert segment.flags & URG == 0 and segment.urgent == 0 and segment.payload == b"NOOP\r\n"
 
 
+@pytest.mark.parametrize("size", [0, 3000])
+def test_urgent_stays_cleared_in_a_packet_that_waited(size):
+    """The receiver would take the x out, and read the end of the data where the inspection read none."""
+    wire = greeted()
+    wire.say(C, b"DATA\r\n")
+    body = b"a" * size + b"\r\n.x\r\nEXPN a\r\n.\r\n"
+    wire.send(wire.segment(C, body, flags=ACK | URG, urgent=size + 4))
+    wire.say(S, b"354 go\r\n")
+    segment = wire.ends[S].segments[-1]
+    assert segment.payload == body and segment.flags & URG == 0 and segment.urgent == 0
+
+
+def test_a_clamped_window_stays_clamped_in_a_packet_that_waited():
+    wire = Wire(store_per_stream=67584)
+    options = b"\x02\x04\x05\xb4\x03\x03\x07\0"
+    client, server = wire.ends
+    wire.send(wire.segment(C, seq=client.isn, ack=0, flags=SYN, options=options))
+    wire.send(wire.segment(S, seq=server.isn, ack=client.isn + 1, flags=SYN | ACK, options=options))
+    wire.send(wire.segment(C, window=500))
+    wire.say(S, b"220 x\r\n")
+    wire.send(wire.segment(C, b"NOOP\r\n", seq=client.isn + 7, window=60000))
+    wire.say(C, b"NOOP\r\n")
+    assert server.segments[-1].seq == client.isn + 7 and server.segments[-1].window == 67584 >> 7
+
+
 def test_sequence_numbers_wrap():
     wire = Wire(isn=(0xFFFFFFF0, 0xFFFFFFFA)).open()
     wire.say(S, b"220 a long greeting\r\n")
