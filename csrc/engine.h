@@ -154,7 +154,8 @@ enum nq_event_type {
     NQ_EVENT_TRANSITION,        /* the server said what its state does not allow */
     NQ_EVENT_REMOVE_KEYWORD,    /* a line of the EHLO reply was taken out */
     NQ_EVENT_REPLACE_BANNER,    /* the greeting's text was replaced */
-    NQ_EVENT_INSERT_HEADER      /* a header line was put before a message */
+    NQ_EVENT_INSERT_HEADER,     /* a header line was put before a message */
+    NQ_EVENT_REJECT             /* the client was told why by a reply, and the server was reset */
 };
 
 struct nq_event {

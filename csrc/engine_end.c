@@ -84,8 +84,9 @@ static bool may_reply(const struct nq_flow *flow, unsigned direction)
 void engine_refuse(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, const struct nq_view *view,
                    enum nq_reason reason)
 {
-    engine_report_reset(engine, flow, direction, (uint8_t)reason);
-    if (may_reply(flow, direction)) {
+    bool reply = may_reply(flow, direction);
+    engine_report_end(engine, flow, direction, reply ? NQ_EVENT_REJECT : NQ_EVENT_RESET, (uint8_t)reason);
+    if (reply) {
         refuse_with_reply(engine, flow, view, reason);
         return;
     }

@@ -105,9 +105,10 @@ void engine_report_insertion(struct nq_engine *engine, const struct nq_flow *flo
     ring_publish(&engine->ring);
 }
 
-void engine_report_reset(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, uint8_t reason)
+void engine_report_end(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, enum nq_event_type type,
+                       uint8_t reason)
 {
-    struct nq_event *event = event_begin(engine, NQ_EVENT_RESET, reason);
+    struct nq_event *event = event_begin(engine, type, reason);
     if (!event)
         return;
     event_flow(event, flow, direction);

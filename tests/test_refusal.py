@@ -34,7 +34,7 @@ def test_in_the_middle_of_a_message(family):
     wire.say(C, b".\r\nQUIT\r\n")
     wire.send(wire.segment(C, flags=FIN | ACK))
     assert wire.ends[C].segments[-1].ack == wire.ends[C].isn + 2 + wire.ends[C].sent
-    assert [e.type for e in wire.events] == [EventType.RESET, EventType.FLOW]
+    assert [e.type for e in wire.events] == [EventType.REJECT, EventType.FLOW]
     assert wire.counter("refusals") == 1 and wire.counter("resets") == 0
 
 

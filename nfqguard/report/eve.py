@@ -24,6 +24,7 @@ ACTIONS = {
     EventType.REMOVE_KEYWORD: ("remove", "ehlo-reply-parameter"),
     EventType.REPLACE_BANNER: ("replace", "mask-banner"),
     EventType.INSERT_HEADER: ("insert", "header"),
+    EventType.REJECT: ("reject", None),
 }
 """Event -> what was done, and by which match (ASA's names)."""
 

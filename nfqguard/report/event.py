@@ -19,6 +19,7 @@ class EventType(IntEnum):
     REMOVE_KEYWORD = 8
     REPLACE_BANNER = 9
     INSERT_HEADER = 10
+    REJECT = 11
 
 
 @dataclass(frozen=True, slots=True)
