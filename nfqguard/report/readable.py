@@ -11,7 +11,8 @@ Piece = tuple[str, str]
 """(text, style of rich; empty: plain)"""
 
 STYLES = {"mask": "yellow", "reset": "bold red", "reject": "bold red",
-          "remove": "yellow", "replace": "yellow", "insert": "yellow", "drop": "red", "log": "cyan", "flow": "green", "stats": "blue"}
+          "remove": "yellow", "replace": "yellow", "insert": "yellow", "drop": "red", "log": "cyan", "flow": "green",
+          "stats": "blue"}
 SPEAKERS = {"client": "command", "server": "reply"}
 
 
