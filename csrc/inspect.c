@@ -15,6 +15,7 @@ struct nq_judgement inspect_client(const struct nq_policy *policy, const struct 
     switch (said->what) {
     case SAID_BAD_VERB: return judgement(policy->mask_verbs ? ACTION_MASK_LINE : ACTION_ALLOW_WORD, said->why);
     case SAID_BAD_LINE: return judgement(ACTION_MASK_LINE, said->why);
+    case SAID_BAD_AUTH:
     case SAID_TOO_LONG: return judgement(ACTION_RESET, said->why);
     case SAID_SPAN: return judgement(ACTION_OVERWRITE, 0);
     case SAID_COMMAND_END: return judgement(session->command.why ? ACTION_REPORT : ACTION_PASS, session->command.why);

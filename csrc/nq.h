@@ -376,6 +376,7 @@ enum nq_said_what {
     SAID_VERB,                  /* an allowed verb */
     SAID_BAD_VERB,              /* a word outside the policy: why says how it was noticed */
     SAID_BAD_LINE,              /* an octet that no command may hold */
+    SAID_BAD_AUTH,              /* an octet that no line of an AUTH exchange may hold */
     SAID_TOO_LONG,
     SAID_COMMAND_END,           /* a command line is complete */
     SAID_MESSAGE,               /* a message begins at the cursor; nothing was consumed */

@@ -131,13 +131,7 @@ enum nq_token scan_command(struct nq_line *line, const struct nq_automaton *verb
 enum nq_token scan_line(struct nq_line *line, struct nq_cursor *cursor)
 {
     begin_line(line);
-    uint8_t *at = memchr(cursor->at, '\n', (size_t)(cursor->end - cursor->at));
-    uint8_t *to = at ? at : cursor->end;
-    if (line->len + (size_t)(to - cursor->at) + (at ? 1 : 0) > NQ_COMMAND_LINE_MAX)
-        return TOKEN_TOO_LONG;
-    if (to > cursor->at)
-        consume(line, cursor, to);
-    return at ? end_line(line, cursor) : TOKEN_NONE;
+    return line->cr && *cursor->at != '\n' ? TOKEN_BARE_CR : scan_rest(line, cursor);
 }
 
 /* Inside the three digits and the octet behind them (RFC 5321, 4.2). A line without a code is none of ours to judge. */

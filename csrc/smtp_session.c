@@ -120,14 +120,19 @@ static struct nq_said hear_command(struct nq_session *session, const struct nq_p
     }
 }
 
+/* A bare CR or a NUL ends a line for some servers, and what stands behind it would be a command that nobody has judged. The
+ * flow ends: no mechanism says them (RFC 4954, 4), and to mask an answer would only hide that. */
 static struct nq_said hear_auth(struct nq_session *session, struct nq_cursor *cursor)
 {
-    switch (scan_line(&session->command, cursor)) {
+    enum nq_token token = scan_line(&session->command, cursor);
+    session->command.kept = 0; /* a secret: never told */
+    switch (token) {
     case TOKEN_TOO_LONG: return (struct nq_said){ .what = SAID_TOO_LONG, .why = REASON_COMMAND_LENGTH };
+    case TOKEN_BARE_CR: return (struct nq_said){ .what = SAID_BAD_AUTH, .why = REASON_BARE_CR };
+    case TOKEN_NUL: return (struct nq_said){ .what = SAID_BAD_AUTH, .why = REASON_NUL };
     case TOKEN_LINE: session_enter(session, MODE_WAIT); break;
     default: break;
     }
-    session->command.kept = 0; /* a secret: never told */
     return (struct nq_said){ .what = SAID_NOTHING };
 }
 

@@ -227,6 +227,18 @@ def test_auth_exchange_is_no_command():
         assert play(dialogue, "ios-esmtp", step=step).at_server[:31] == wire.at_server[:31]
 
 
+@pytest.mark.parametrize("octet", [b"\r", b"\0"])
+def test_an_auth_exchange_holds_no_second_line(octet):
+    """Some servers take a bare CR for a line's end: the verb behind it would pass unread."""
+    dialogue = [(S, b"220 x\r\n"), (C, b"AUTH LOGIN\r\n"), (S, b"334 VXNlcm5hbWU6\r\n"),
+                (C, b"c2VjcmV0" + octet + b"EXPN a\r\n")]
+    for step in (0, 1, 9):
+        wire = play(dialogue, "ios-esmtp", step=step)
+        assert b"E" not in wire.at_server.removeprefix(b"AUTH LOGIN\r\n")
+        assert wire.ends[C].reset and wire.ends[S].reset
+        assert wire.events[0].reason == ("nul" if octet == b"\0" else "bare-cr") and not wire.events[0].text
+
+
 def test_secrets_are_not_told():
     wire = play([(S, b"220 x\r\n"), (C, b"AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\nAGFsaWNlAHNlY3JldA==\r\n")], "ios-smtp")
     assert [event.text for event in wire.events] == [b"AUTH PLAIN [redacted]", b"[redacted]"]

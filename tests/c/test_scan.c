@@ -251,6 +251,8 @@ static void eat_lines(void *scanner, struct nq_cursor *cursor, struct trace *tra
         switch (scan_line(line, cursor)) {
         case TOKEN_LINE: note(trace, "line", (int)line->body_len); break;
         case TOKEN_TOO_LONG: note(trace, "too-long", -1); cursor->at = cursor->end; break;
+        case TOKEN_BARE_CR: note(trace, "bare-cr", -1); cursor->at = cursor->end; break;
+        case TOKEN_NUL: note(trace, "nul", -1); cursor->at = cursor->end; break;
         default: break;
         }
     }
@@ -259,7 +261,7 @@ static void eat_lines(void *scanner, struct nq_cursor *cursor, struct trace *tra
 TEST(lines_without_words)
 {
     static const struct row rows[] = { ROW("dGVzdA==\r\n", "line:8"), ROW("*\n", "line:1"), ROW("\r\n", "line:0"),
-                                       ROW("\n\n", "line:0 line:0"), ROW("a\0b\rc\r\nd\n", "line:5 line:1") };
+                                       ROW("\n\n", "line:0 line:0"), ROW("a\0", "nul"), ROW("a\n\rb", "line:1 bare-cr") };
     const struct nq_line fresh = { .len = 0 };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         feed_all_ways(eat_lines, &fresh, sizeof fresh, rows[i].octets, rows[i].len, rows[i].met);

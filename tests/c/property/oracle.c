@@ -36,6 +36,7 @@ struct reading {
     bool complete;
     bool itself;                /* out is judged against itself */
     bool verb_cut, return_cut, keyword_cut;     /* a reset is to be expected if only the line's end is left to edit */
+    bool auth_broken;           /* a reset is to be expected: an AUTH exchange held a bare CR or a NUL */
 };
 
 /* What is to become of a line. */
@@ -264,12 +265,27 @@ static bool replied(struct reading *reading, const struct replies *replies, uint
     return false;
 }
 
+/* A bare CR may leave before it is known to be one; a NUL, and what stands behind either, may not. */
+static bool read_auth_line(struct reading *reading)
+{
+    const uint8_t *line = reading->in + reading->i;
+    uint32_t len = line_len(reading), n = 0;
+    while (n < len && line[n] && !(line[n] == '\r' && n + 1 < len && line[n + 1] != '\n'))
+        n++;
+    reading->auth_broken |= n < len;
+    same(reading, n < len && line[n] ? n + 1 : n, "a line of an AUTH exchange");
+    if (n < len && !exhausted(reading))
+        differs(reading, "octets behind a bare CR or a NUL in an AUTH exchange");
+    return n == len;
+}
+
 static bool read_auth(struct reading *reading, struct replies *replies, uint32_t *line)
 {
     while (replied(reading, replies, *line)) {
         if (replies->at[*line].code != 334 || reading->i == reading->in_len)
             return true;
-        same(reading, line_len(reading), "a line of an AUTH exchange");
+        if (!read_auth_line(reading))
+            return false;
         replies->at[++*line].to = AUTH;
     }
     return false;
@@ -467,6 +483,7 @@ static void explain_resets(struct sim *sim, const struct reading *client, const 
     uint64_t wrong = gate_count(sim, REASON_AHEAD_WRONG);
     bool explained = (client->verb_cut && gate_count(sim, REASON_INCOMPLETE)) ||
                      (client->return_cut && gate_count(sim, REASON_BARE_CR)) ||
+                     (client->auth_broken && (gate_count(sim, REASON_BARE_CR) || gate_count(sim, REASON_NUL))) ||
                      (server->keyword_cut && gate_count(sim, REASON_KEYWORD)) ||
                      (wrong && (sim->plan.behind_body || sim->plan.talks_ahead));
     for (enum nq_reason reason = 0; reason < REASONS; reason++)
