@@ -16,6 +16,13 @@
 
 /* ---- a packet ---- */
 
+static void begin_session(struct nq_engine *engine, struct nq_flow *flow)
+{
+    flow->policy = atomic_load_explicit(&engine->policy, memory_order_acquire);
+    session_begin(&flow->session);
+    engine_count(engine, COUNT_FLOWS_OPENED);
+}
+
 static struct nq_flow *admit(struct nq_engine *engine, const struct nq_view *view)
 {
     struct nq_flow *flow = flow_open(&engine->flows, view, engine->now);
@@ -26,9 +33,7 @@ static struct nq_flow *admit(struct nq_engine *engine, const struct nq_view *vie
         engine_remove_flow(engine, old, REASON_EVICTED);
         flow = flow_open(&engine->flows, view, engine->now);
     }
-    flow->policy = atomic_load_explicit(&engine->policy, memory_order_acquire);
-    session_begin(&flow->session);
-    engine_count(engine, COUNT_FLOWS_OPENED);
+    begin_session(engine, flow);
     __atomic_store_n(&engine->counters[COUNT_FLOWS], engine->flows.used, __ATOMIC_RELAXED);
     return flow;
 }
@@ -37,8 +42,7 @@ static void reopen(struct nq_engine *engine, struct nq_flow *flow)
 {
     engine_finish(engine, flow, REASON_REOPENED);
     flow_reopen(&engine->flows, flow, engine->now);
-    session_begin(&flow->session);
-    engine_count(engine, COUNT_FLOWS_OPENED);
+    begin_session(engine, flow);
 }
 
 /* The flow that this packet belongs to or begins; NULL and the reason where there is none. */

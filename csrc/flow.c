@@ -286,6 +286,7 @@ void flow_reopen(struct nq_flow_table *table, struct nq_flow *flow, uint64_t now
     flow->syn_window = syn->window;
     take_options(flow, 0, &(struct nq_tcp_options){ .mss = syn->mss, .window_scale = syn->window_scale });
     flow->reopening = false;
+    flow->given_up = false;
     flow->recorded = false;
     flow->ended_by = 0;
     flow->started = now;

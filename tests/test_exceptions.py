@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import pytest
-from wire import CLIENT, LINKS, SERVER, SYN, Wire, preset_spec
+from wire import ACK, CLIENT, LINKS, SERVER, SYN, Wire, preset_spec
 
 from nfqguard.engine import PacketFlag, Policy
 
@@ -93,3 +93,16 @@ def test_a_flow_whose_length_was_changed_is_reset_and_never_given_up():
     wire.say(S, b"220 mail\r\n")
     wire.send(wire.segment(S, ack=wire.ends[C].isn + 1 + 50))
     assert wire.ends[S].reset and wire.ends[C].reset
+
+
+def test_a_connection_that_begins_anew_is_not_given_up():
+    """Its SYN came before the old one was given up, its SYN-ACK after."""
+    wire = wire_with("gap", "pass").open()
+    wire.say(SERVER, b"220 x\r\n")
+    wire.send(wire.segment(CLIENT, seq=500000, ack=0, flags=SYN))
+    wire.send(wire.segment(CLIENT, ack=wire.ends[CLIENT].rcv_nxt + 5))
+    assert wire.counter("flows-given-up") == 1
+    wire.send(wire.segment(SERVER, seq=700000, ack=500001, flags=SYN | ACK))
+    wire.send(wire.segment(CLIENT, seq=500001, ack=700001))
+    wire.send(wire.segment(CLIENT, b"EXPN x\r\n", seq=500001, ack=700001))
+    assert wire.ends[SERVER].segments[-1].payload == b"XXXXXX\r\n"

@@ -5,9 +5,9 @@ import itertools
 import random
 
 import pytest
-from wire import ACK, CLIENT, FIN, LINKS, RST, SECOND, SERVER, SYN, URG, Wire
+from wire import ACK, CLIENT, FIN, LINKS, RST, SECOND, SERVER, SYN, URG, Wire, preset_spec
 
-from nfqguard.engine import PacketFlag
+from nfqguard.engine import PacketFlag, Policy
 from nfqguard.report.event import EventType
 
 C, S = CLIENT, SERVER
@@ -234,6 +234,19 @@ def test_a_forged_syn_changes_nothing_and_a_confirmed_one_begins_anew():
     wire.send(wire.segment(C, b"EXPN\r\n", seq=556, ack=785))
     assert wire.ends[S].segments[-1].payload == b"XXXX\r\n"
     assert wire.events[0].reason == "reopened"
+
+
+def test_a_connection_that_begins_anew_is_judged_by_the_policy_of_now():
+    wire = greeted()
+    smtp = Policy(preset_spec("ios-smtp"))
+    wire.engine.install(smtp)
+    wire.say(C, b"EHLO x\r\n")
+    assert wire.at_server == b"EHLO x\r\n"
+    wire.send(wire.segment(C, seq=500000, ack=0, flags=SYN))
+    wire.send(wire.segment(S, seq=700000, ack=500001, flags=SYN | ACK))
+    wire.send(wire.segment(C, seq=500001, ack=700001))
+    wire.send(wire.segment(C, b"EHLO x\r\n", seq=500001, ack=700001))
+    assert wire.ends[S].segments[-1].payload == b"XXXXXX\r\n"
 
 
 def test_midstream_is_dropped():
