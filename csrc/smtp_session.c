@@ -54,6 +54,14 @@ static void answer_all_but_last(struct nq_session *session)
         answered(session);
 }
 
+/* No server says 250 in several lines to an empty line: that is the reply to the EHLO behind it, and the line has none. */
+static void pass_over_empty_lines(struct nq_session *session)
+{
+    bool ehlo_next = session->awaited_runs > 1 && awaited_at(session, 1)->verb == VERB_EHLO;
+    while (ehlo_next && awaited_head(session) == VERB_NONE)
+        answered(session);
+}
+
 /* ---- the client's mode: the table, and the one function that changes it ---- */
 
 static const struct {
@@ -222,6 +230,8 @@ static struct nq_said reply_line_ends(struct nq_session *session, struct nq_curs
 static struct nq_said code_is_known(struct nq_session *session, const struct nq_policy *policy)
 {
     struct nq_line *line = &session->reply;
+    if (line->code == 250 && session->reply_part > 0)
+        pass_over_empty_lines(session);
     uint8_t verb = awaited_head(session);
     if (verb == VERB_GREETING && line->code == 220)
         return (struct nq_said){ .what = SAID_BANNER, .why = REASON_BANNER };

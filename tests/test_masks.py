@@ -128,6 +128,16 @@ def test_asa_banner_of_many_lines():
         assert play([(S, banner)], "asa", step=step).at_client == wire.at_client
 
 
+@pytest.mark.parametrize("answer", [b"", b"500 what\r\n", b"250 ok\r\n"])
+def test_an_empty_line_before_ehlo_hides_no_keyword(answer):
+    """Some servers do not answer it."""
+    dialogue = [(S, b"220 x\r\n"), (C, b"\r\n\r\nEHLO x\r\n"),
+                (S, answer * 2 + b"250-x\r\n250-STARTTLS\r\n250 SIZE\r\n"), (C, b"NOOP\r\n"), (S, b"250 ok\r\n")]
+    for step in (0, 1):
+        wire = play(dialogue, "asa", step=step)
+        assert b"STARTTLS" not in wire.at_client and wire.counter("unexpected-replies") == 0
+
+
 def test_only_a_greeting_is_masked():
     wire = play([(S, b"554 no service for you\r\n")], "asa")
     assert wire.at_client == b"554 no service for you\r\n"
