@@ -87,7 +87,8 @@ static uint32_t tellable(const uint8_t *text, uint32_t len)
     uint32_t from = at;
     while (at < len && base64(text[at]))
         at++;
-    return at == len && len - from >= 16 ? 0 : len;
+    bool padded = at > from && text[at - 1] == '='; /* no word of a command ends so, however short it is */
+    return at == len && (padded || len - from >= 16) ? 0 : len;
 }
 
 void event_text(struct nq_event *event, const struct nq_line *line)

@@ -252,6 +252,8 @@ def test_an_auth_exchange_holds_no_second_line(octet):
 def test_secrets_are_not_told():
     wire = play([(S, b"220 x\r\n"), (C, b"AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\nAGFsaWNlAHNlY3JldA==\r\n")], "ios-smtp")
     assert [event.text for event in wire.events] == [b"AUTH PLAIN [redacted]", b"[redacted]"]
+    short = play([(S, b"220 x\r\n"), (C, b"AUTH LOGIN\r\nc2VjcmV0MTI=\r\n")], "ios-smtp")
+    assert [event.text for event in short.events] == [b"AUTH LOGIN", b"[redacted]"]
 
 
 @pytest.mark.parametrize("code", [*range(200, 600, 7), 354, 334, 421, 100, 999])
