@@ -86,6 +86,18 @@ static bool add_words(struct nq_automaton *automaton, const char **words, uint32
     return true;
 }
 
+/* Where every verb passes, those that change how the client is read are known all the same: else the first octets of TLS would
+ * be read as a command. */
+static bool add_verbs(struct nq_automaton *automaton, const struct nq_policy_spec *spec, char *error)
+{
+    if (!add_words(automaton, spec->verbs, spec->verb_count, true, error))
+        return false;
+    for (size_t i = 0; i < sizeof known / sizeof *known && !spec->mask_verbs; i++)
+        if (!add_word(automaton, known[i].text, known[i].verb, error))
+            return false;
+    return true;
+}
+
 /* One line of text, and what is to follow it. */
 static bool take_text(uint8_t into[NQ_HEADROOM], uint8_t *len, const char *text, const char *end, char *error)
 {
@@ -123,7 +135,7 @@ struct nq_policy *nq_policy_new(const struct nq_policy_spec *spec, char *error)
     policy->banner = (uint8_t)spec->banner;
     policy->max_data = spec->max_data;
     memcpy(policy->exceptions, spec->exceptions, NQ_EXCEPTIONS);
-    if (!take_texts(policy, spec, error) || !add_words(&policy->verbs, spec->verbs, spec->verb_count, true, error) ||
+    if (!take_texts(policy, spec, error) || !add_verbs(&policy->verbs, spec, error) ||
         !add_words(&policy->keywords, spec->keywords, spec->keyword_count, false, error)) {
         free(policy);
         return NULL;

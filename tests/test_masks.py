@@ -309,6 +309,16 @@ def test_starttls_when_a_policy_allows_it():
     assert answered.ends[C].reset and b"injected" not in answered.at_client
 
 
+@pytest.mark.parametrize("verbs", [(), ("HELO",)])
+def test_where_every_verb_passes_tls_and_mail_do(verbs):
+    policy = Policy(preset_spec("ios-esmtp", mask_verbs=False, verbs=verbs))
+    tls = b"\x16\x03\x01\0\0 NOOP\rx"
+    wire = play([(S, b"220 x\r\n"), (C, b"EXPN a\r\nSTARTTLS\r\n"), (S, b"500 what\r\n220 go\r\n"), (C, tls)], policy)
+    assert wire.at_server == b"EXPN a\r\nSTARTTLS\r\n" + tls
+    wire = play([(S, b"220 x\r\n"), (C, b"DATA\r\n"), (S, b"354 go\r\n"), (C, b"a\0\rb\r\n.\r\n")], policy)
+    assert wire.at_server == b"DATA\r\na\0\rb\r\n.\r\n"
+
+
 @pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize("reply", [b"354 go\r\n", b"503 no\r\n"])
 @pytest.mark.parametrize("size", [10, 3000, 30000])
