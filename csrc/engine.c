@@ -51,7 +51,7 @@ static struct nq_flow *flow_for(struct nq_engine *engine, const struct nq_view *
 {
     struct nq_flow *flow = flow_find(&engine->flows, view, direction);
     bool begins = (view->flags & (NQ_SYN | NQ_ACK | NQ_RST | NQ_FIN)) == NQ_SYN;
-    if (flow && (flow_replaced(flow, *direction, view) || (flow->given_up && begins))) {
+    if (flow && flow_replaced(flow, *direction, view)) {
         engine_remove_flow(engine, flow, REASON_REOPENED);
         flow = NULL;
     }
@@ -161,9 +161,10 @@ static void judge(struct nq_engine *engine, const struct nq_packet *packet)
         engine_cannot_judge(engine, NULL, 0, &view, reason);
         return;
     }
+    bool begins = (view.flags & (NQ_SYN | NQ_ACK)) == NQ_SYN; /* anew, once the other end has agreed; see on_syn() */
     flow->stream[direction].packets++;
     flow->stream[direction].octets += packet->len;
-    if (flow->given_up) {
+    if (flow->given_up && !begins) {
         engine_accept(engine, &view);
         flow_touch(&engine->flows, flow, engine->now);
     } else if (flow->state == FLOW_DEAD)

@@ -106,3 +106,18 @@ def test_a_connection_that_begins_anew_is_not_given_up():
     wire.send(wire.segment(CLIENT, seq=500001, ack=700001))
     wire.send(wire.segment(CLIENT, b"EXPN x\r\n", seq=500001, ack=700001))
     assert wire.ends[SERVER].segments[-1].payload == b"XXXXXX\r\n"
+
+
+def test_a_forged_syn_does_not_end_a_connection_that_was_given_up():
+    wire = wire_with("gap", "pass").open()
+    wire.say(SERVER, b"220 x\r\n")
+    wire.send(wire.segment(CLIENT, ack=wire.ends[CLIENT].rcv_nxt + 5))
+    for side in (CLIENT, SERVER):
+        wire.send(wire.segment(side, seq=500000, ack=0, flags=SYN))
+    wire.say(CLIENT, b"EXPN x\r\n")
+    assert wire.counter("flows-given-up") == 1 and wire.at_server == b"EXPN x\r\n"
+    wire.send(wire.segment(CLIENT, seq=600000, ack=0, flags=SYN))
+    wire.send(wire.segment(SERVER, seq=700000, ack=600001, flags=SYN | ACK))
+    wire.send(wire.segment(CLIENT, seq=600001, ack=700001))
+    wire.send(wire.segment(CLIENT, b"EXPN x\r\n", seq=600001, ack=700001))
+    assert wire.ends[SERVER].segments[-1].payload == b"XXXXXX\r\n"
