@@ -342,10 +342,11 @@ static enum nq_reason on_handshake(struct nq_flow_table *table, struct nq_pool *
                                    unsigned direction, struct nq_view *view, uint64_t now)
 {
     struct nq_tcp_options options;
-    if (!packet_options(view, &options))
-        return REASON_OPTIONS;
-    if (options.authenticated)
-        return REASON_AUTHENTICATED;
+    enum nq_reason reason = !packet_options(view, &options) ? REASON_OPTIONS
+                            : options.authenticated         ? REASON_AUTHENTICATED
+                                                            : REASON_NONE;
+    if (reason) /* as anybody can forge a SYN, it is no word on what to do with a living flow */
+        return alive(flow) && !flow->given_up ? REASON_HANDSHAKE : reason;
     if (flow->policy->headroom)
         packet_lower_mss(view, &options, flow->policy->headroom);
     switch (view->flags & (NQ_SYN | NQ_ACK | NQ_RST | NQ_FIN)) {

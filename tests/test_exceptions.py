@@ -87,6 +87,17 @@ def test_truncated(answer):
     assert outcome(wire) == answer
 
 
+@pytest.mark.parametrize("answer", ["reset", "pass"])
+@pytest.mark.parametrize("options", [b"\x13\x12" + bytes(16), b"\x02\x00"])
+def test_a_forged_syn_is_no_exception_of_a_living_connection(answer, options):
+    """Whoever knows the ports could end the connection, or its inspection."""
+    wire = wire_with("unparsable", answer).open()
+    wire.say(SERVER, b"220 x\r\n")
+    wire.send(wire.segment(CLIENT, seq=500000, ack=0, flags=SYN, options=options))
+    wire.say(CLIENT, b"EXPN x\r\n")
+    assert wire.at_server == b"XXXXXX\r\n" and not wire.ends[SERVER].reset
+
+
 def test_a_flow_whose_length_was_changed_is_reset_and_never_given_up():
     policy = Policy(preset_spec("ios-esmtp", banner="text", banner_text="hello", exceptions={**CLOSED, "gap": "pass"}))
     wire = Wire(policy).open()
