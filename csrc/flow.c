@@ -379,6 +379,11 @@ static enum nq_reason acceptable(const struct nq_flow *flow, unsigned direction,
     enum { OLDEST = 1 << 30 };
     if (flow->state == FLOW_SYN_SENT || (flow->state == FLOW_SYN_RECEIVED && direction == 1))
         return REASON_HANDSHAKE;
+    /* One octet beyond the window is a window probe, and FIN takes no window. */
+    uint32_t slack = own->log ? 1 + NQ_HEADROOM : 1;
+    if (seq_before(stream_out(own, view->seq), own->acked - OLDEST) ||
+        seq_after(stream_out(own, end), own->edge + slack + fin))
+        return REASON_WINDOW;
     if (seq_after(view->ack, stream_next_out(peer)))
         return REASON_ACK_BEYOND;
     if (flow->state == FLOW_SYN_RECEIVED && view->ack != peer->next)
@@ -388,11 +393,6 @@ static enum nq_reason acceptable(const struct nq_flow *flow, unsigned direction,
     /* The store is gone, and a receiver that lost octets may have refused the RST. */
     if (flow->state == FLOW_CLOSED && end != view->seq && (!own->fin || seq_after(stream_out(own, end), own->acked)))
         return REASON_DEAD;
-    /* One octet beyond the window is a window probe, and FIN takes no window. */
-    uint32_t slack = own->log ? 1 + NQ_HEADROOM : 1;
-    if (seq_before(stream_out(own, view->seq), own->acked - OLDEST) ||
-        seq_after(stream_out(own, end), own->edge + slack + fin))
-        return REASON_WINDOW;
     return REASON_NONE;
 }
 

@@ -98,6 +98,16 @@ def test_a_forged_syn_is_no_exception_of_a_living_connection(answer, options):
     assert wire.at_server == b"XXXXXX\r\n" and not wire.ends[SERVER].reset
 
 
+@pytest.mark.parametrize("answer", ["reset", "pass"])
+def test_an_ack_from_outside_the_window_is_no_exception(answer):
+    """Whoever knows the ports could end the connection, or its inspection; RFC 5961, 5."""
+    wire = wire_with("gap", answer).open()
+    wire.say(SERVER, b"220 x\r\n")
+    wire.send(wire.segment(CLIENT, seq=500000, ack=wire.ends[CLIENT].rcv_nxt + 5))
+    wire.say(CLIENT, b"EXPN x\r\n")
+    assert wire.at_server == b"XXXXXX\r\n" and not wire.ends[SERVER].reset
+
+
 def test_a_flow_whose_length_was_changed_is_reset_and_never_given_up():
     policy = Policy(preset_spec("ios-esmtp", banner="text", banner_text="hello", exceptions={**CLOSED, "gap": "pass"}))
     wire = Wire(policy).open()
