@@ -24,8 +24,9 @@ QUEUE = 40
 QUEUE_LENGTH = 1024
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def lab() -> Iterator[Lab]:
+    """Hosts for one test alone: what an earlier test's connections still retransmit would be counted in the queue."""
     with Lab(f"nqfault{os.getpid()}") as lab:
         yield lab
 
