@@ -15,7 +15,7 @@
 /* flags of struct nq_packet */
 #define NQ_CSUM_NOT_READY 0x01  /* the TCP checksum field holds the pseudo-header sum only (NFQA_SKB_CSUMNOTREADY) */
 #define NQ_CSUM_VERIFIED  0x02  /* somebody trustworthy has verified the checksum already */
-#define NQ_TRUNCATED      0x04  /* the kernel copied less than the packet (NFQA_CAP_LEN): never judged, dropped */
+#define NQ_TRUNCATED      0x04  /* the kernel copied less than the packet (NFQA_CAP_LEN): never judged */
 
 struct nq_block;                /* a reference-counted piece of the packet pool */
 

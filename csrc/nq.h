@@ -235,6 +235,7 @@ uint16_t checksum_fold(uint64_t sum);
 bool icmp_error(struct nq_view *about, const struct nq_packet *packet);
 /* Another sequence number into the quoted segment, an MTU lowered by what an edit may add, and a new checksum. */
 void icmp_write(struct nq_view *about, uint32_t seq, uint16_t headroom);
+
 /* ---- policy.c: the compiled policy; read-only once installed ---------------------------------------------------- */
 
 enum nq_verb {
@@ -513,7 +514,7 @@ uint32_t stream_recorded_ack(const struct nq_stream *stream, uint32_t ack);
 /* Is the receiver's number that of an octet under way? */
 bool stream_under_way(const struct nq_stream *stream, uint32_t out);
 static inline uint32_t stream_next_out(const struct nq_stream *stream) { return stream->next + (uint32_t)stream->shift; }
-/* Do the two numberings differ? Once all has arrived the log is given back, and the shift stays. */
+/* Do the two numberings differ? When the flow is over the log is given back, and the shift stays. */
 static inline bool stream_renumbers(const struct nq_stream *stream) { return stream->log || stream->shift; }
 /* Copy the receiver's octets from..to out of the store. False where some are not there. */
 bool stream_copy(const struct nq_stream *stream, uint32_t from, uint32_t to, uint8_t *into);
@@ -678,7 +679,6 @@ bool edit_replace_banner(struct nq_patches *patches, const struct nq_line *line,
 void edit_banner(struct nq_view *view, const struct nq_line *line, uint8_t *from, uint8_t *to);
 
 /* ---- refuse.c: packets of our own ---------------------------------------------------------------------------------- */
-
 
 /* As the flow's originator (direction 0) or responder (1), at the end of what was forwarded of its stream. */
 struct nq_speaker speaker_of(const struct nq_flow *flow, unsigned direction);
