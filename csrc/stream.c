@@ -275,8 +275,18 @@ void stream_translate_acks(const struct nq_stream *stream, struct nq_view *view,
 
 /* ---- octets that go ahead of a hole ---- */
 
+/* Most of what arrives behind a hole arrives in order, behind all that went ahead: no walk for that. Extents ahead never
+ * overlap, so the last one ends last. */
+static bool behind_all_ahead(const struct nq_stream *stream, const struct nq_view *view)
+{
+    const struct nq_extent *last = stream->ahead_last;
+    return !last || !seq_before(view->seq, last->seq + last->len);
+}
+
 bool stream_ahead_covers(const struct nq_stream *stream, const struct nq_view *view)
 {
+    if (behind_all_ahead(stream, view))
+        return false;
     uint32_t at = view->seq, end = view->seq + view->payload_len;
     for (const struct nq_extent *extent = stream->ahead; extent && seq_before(at, end); extent = extent->next)
         if (!seq_after(extent->seq, at) && seq_after(extent->seq + extent->len, at))
@@ -286,6 +296,8 @@ bool stream_ahead_covers(const struct nq_stream *stream, const struct nq_view *v
 
 bool stream_ahead_touches(const struct nq_stream *stream, const struct nq_view *view)
 {
+    if (behind_all_ahead(stream, view))
+        return false;
     uint32_t end = view->seq + view->payload_len;
     for (const struct nq_extent *extent = stream->ahead; extent && seq_before(extent->seq, end); extent = extent->next)
         if (seq_after(extent->seq + extent->len, view->seq))
