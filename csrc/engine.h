@@ -50,7 +50,7 @@ struct nq_result {
 
 /* ---- the policy, as flat tables --------------------------------------------------------------------------------- */
 
-enum nq_banner { NQ_BANNER_PASS = 0, NQ_BANNER_ASA = 1, NQ_BANNER_TEXT = 2 };
+enum nq_banner { NQ_BANNER_PASS = 0, NQ_BANNER_ASA = 1, NQ_BANNER_TEXT = 2, NQ_BANNER_MODERN = 3 };
 
 /* What cannot be judged, and what is done then. One table per policy. To pass is to give the flow up: this packet and all
  * that follows of the flow leave as they came; where an edit has changed the flow's length that cannot be, and it is reset. */
@@ -63,6 +63,46 @@ enum nq_exception {
     NQ_EXCEPTIONS
 };
 enum nq_answer { NQ_ANSWER_DROP = 0, NQ_ANSWER_RESET = 1, NQ_ANSWER_PASS = 2 };
+
+/* What a rule does. Of the rules that match one thing, those that log are all told, and the first other one decides. */
+enum nq_do {
+    NQ_DO_LOG = 0,
+    NQ_DO_ALLOW,                /* nothing, and no later rule is asked */
+    NQ_DO_MASK,                 /* the line becomes X */
+    NQ_DO_REPLACE,              /* the octets that matched become blanks (a bare LF behind a blank: the blank becomes CR) */
+    NQ_DO_REMOVE,               /* EHLO replies: the line is taken out where it is whole, else it becomes X */
+    NQ_DO_DROP,                 /* drop-connection: silent; this packet and all that follow are dropped */
+    NQ_DO_RESET,                /* both ends are reset */
+    NQ_DO_REJECT,               /* the client reads a reply, then the session is closed; the server is reset */
+    NQ_DO_RATE_LIMIT,           /* as NQ_DO_REJECT for what goes beyond `rate` matches a second, else as NQ_DO_LOG */
+    NQ_DOINGS
+};
+
+/* A deterministic automaton over octets (nfqguard/policy/regex.py). State 0 is the start. */
+struct nq_regex_spec {
+    uint32_t states, classes;   /* at most 65535 and 256 */
+    const uint8_t *class_of;    /* 256: octet -> class */
+    const uint16_t *next;       /* states x classes */
+    const uint8_t *accepts;     /* by state; bit 0: has matched, and stays so; bit 1: matches if the text ends here */
+};
+
+struct nq_rule_spec {
+    const char *name;           /* at most 31 octets; appears in events */
+    uint32_t match;             /* number of a line in matches.def: nq_match_name() */
+    uint32_t negate;            /* 1: acts on what does not match */
+    uint32_t action;            /* enum nq_do */
+    uint32_t log;               /* 1: tell it; NQ_DO_LOG always does */
+    uint32_t dry_run;           /* 1: tell what would be done, and change nothing */
+    uint32_t rate;              /* NQ_DO_RATE_LIMIT */
+    uint64_t bound;             /* MATCH_ABOVE: more than this; MATCH_BELOW: fewer than this */
+    const char **words;         /* MATCH_WORDS, upper case; none: any */
+    uint32_t word_count;
+    uint32_t except_words;      /* 1: all but these words */
+    const uint16_t *codes;      /* MATCH_CODES: pairs, first and last code */
+    uint32_t code_pairs;
+    const struct nq_regex_spec *regex;  /* MATCH_REGEX, else NULL */
+    const char *reply;          /* NQ_DO_REJECT and NQ_DO_RATE_LIMIT: the reply with its code, at most 253 octets */
+};
 
 struct nq_policy_spec {
     const char *name;           /* at most 31 octets; appears in events */
@@ -79,10 +119,19 @@ struct nq_policy_spec {
     const char *refusal;        /* the reply that a refused client reads, with its code; at most 253 octets; NULL: both ends
                                    are reset without a word */
     uint64_t max_data;          /* octets of message data per session; 0: no limit */
+    uint32_t timeout;           /* seconds of silence after which a flow is forgotten; 0: as the engine's settings say */
+    uint32_t alert;             /* 0: edits and matches are counted, not told; ends of flows are told always */
+    uint32_t audit_trail;       /* 1: the beginning of a session is told, too */
+    uint32_t dry_run;           /* 1: tell what would be done, and change nothing */
+    uint32_t offload;           /* 1: once TLS has begun the kernel may take the flow over */
+    const struct nq_rule_spec *rules;   /* in order */
+    uint32_t rule_count;        /* at most 64 */
     uint8_t exceptions[5];      /* enum nq_answer, by enum nq_exception */
 };
 
 struct nq_policy;
+
+const char *nq_match_name(uint32_t match);              /* NULL above the last */
 
 /* Compile a policy. spec and all it points to may be freed afterwards. Returns NULL and a sentence in error
  * (NQ_ERROR_MAX octets) where the tables do not fit or a word is not made of letters, digits and '-'. */

@@ -236,6 +236,25 @@ bool icmp_error(struct nq_view *about, const struct nq_packet *packet);
 /* Another sequence number into the quoted segment, an MTU lowered by what an edit may add, and a new checksum. */
 void icmp_write(struct nq_view *about, uint32_t seq, uint16_t headroom);
 
+/* ---- regex.c: a compiled regular expression, octet by octet, in linear time ---------------------------------------- */
+
+struct nq_regex {
+    uint16_t states, classes;
+    uint8_t class_of[256];
+    uint16_t *next;             /* states x classes */
+    uint8_t *accepts;           /* by state */
+};
+
+/* Take a copy of the tables. False and a sentence in error (NQ_ERROR_MAX octets) where an index lies outside them or memory is
+ * short. The start is state 0. */
+bool regex_init(struct nq_regex *regex, const struct nq_regex_spec *spec, char *error);
+void regex_end(struct nq_regex *regex);
+/* The state behind the octets from..to; a state that has matched is never left. */
+uint16_t regex_step(const struct nq_regex *regex, uint16_t state, const uint8_t *from, const uint8_t *to);
+/* Has it matched, or does it if the text ends here? */
+bool regex_matched(const struct nq_regex *regex, uint16_t state);
+bool regex_matches_at_end(const struct nq_regex *regex, uint16_t state);
+
 /* ---- policy.c: the compiled policy; read-only once installed ---------------------------------------------------- */
 
 enum nq_verb {
@@ -339,6 +358,78 @@ enum nq_token scan_line(struct nq_line *line, struct nq_cursor *cursor);
 enum nq_token scan_body(uint8_t *state, struct nq_cursor *cursor);
 /* Can the data end within these octets, whatever stood before them? A dot at the very beginning of a line counts. */
 bool scan_may_end_data(const uint8_t *at, const uint8_t *end);
+
+/* ---- smtp_path.c: what stands behind MAIL and RCPT, streaming (RFC 5321, 4.1.2, 4.1.1.11) -------------------------- */
+
+enum nq_path_said {
+    PATH_NOTHING = 0,           /* octets without meaning of their own were consumed, or the octet at `at` ends the line */
+    PATH_ADDRESS,               /* the address is complete; the octet at `at` ends it: '>' or a blank, CR, LF, NUL */
+    PATH_LENGTH,                /* the octet at `at` would make the address longer than path->limit */
+    PATH_SPECIAL,               /* the octet at `at` is one that no address may hold: | ` NUL, or a stray < or > */
+    PATH_PARAMETER              /* a parameter is complete; the octet at `at` ends it: path->parameter, path->valid */
+};
+
+enum nq_parameter {             /* of MAIL and RCPT; the order of smtp_parameters.def */
+    PARAMETER_UNKNOWN = 0,
+#define PARAMETER(symbol, text, keyword) PARAMETER_##symbol,
+#include "smtp_parameters.def"
+#undef PARAMETER
+    PARAMETERS
+};
+
+struct nq_path {                /* at most 64 octets */
+    uint32_t length;            /* octets of the address so far, without the angle brackets */
+    uint32_t limit;             /* set by the caller, at any time; UINT32_MAX: none. PATH_LENGTH is said once for each value */
+    uint64_t size;              /* the value of SIZE=, once that parameter is complete and valid; saturates */
+    uint16_t node;              /* the machine's own, and more of it: see smtp_path.c */
+    uint8_t phase, parameter, valid, excused;
+    const uint8_t *address_from, *address_to;   /* of the octets consumed by this call, those of the address */
+};
+
+/* Behind "MAIL" or "RCPT" (sender: MAIL). */
+void path_begin(struct nq_path *path, bool sender);
+/* Consume octets from *at, never beyond the first CR, LF or NUL outside an address, and say one thing. Where something is said
+ * of "the octet at `at`", it is not consumed, and the next call takes it without saying so again: the caller may have
+ * changed it. *at == before and PATH_NOTHING: the line ends here. */
+enum nq_path_said path_take(struct nq_path *path, const uint8_t **at, const uint8_t *end);
+
+/* ---- mime.c: header fields and MIME structure of a message, streaming (RFC 5322, 2045-2047, 2183, 2231) ------------- */
+
+enum nq_mime_said {
+    MIME_NOTHING = 0,           /* all octets were consumed */
+    MIME_HEADER_ENDS,           /* of the message: the octets consumed end with its empty line */
+    MIME_TO_FIELD,              /* one more mailbox in a To field of the message, or the first of one: mime->to_fields */
+    MIME_ENCODING,              /* a Content-Transfer-Encoding is complete: mime->encoding */
+    MIME_FILETYPE,              /* the media type (type/subtype) or file name has matched: mime->filetypes, a bit for each regex */
+    MIME_FILENAME               /* a file name is complete: mime->filename_length */
+};
+
+enum nq_encoding { ENCODING_NONE = 0, ENCODING_7BIT, ENCODING_8BIT, ENCODING_BASE64, ENCODING_BINARY, ENCODING_OTHERS,
+                   ENCODING_QUOTED_PRINTABLE, ENCODINGS };
+
+enum { NQ_REGEXES = 8 /* of one kind in one policy */, NQ_BOUNDARY = 70 /* RFC 2046, 5.1.1 */, NQ_MULTIPARTS = 8 /* nested */ };
+
+struct nq_mime_policy {         /* what mime.c has to look for */
+    const struct nq_regex *filetypes[NQ_REGEXES];
+    uint32_t filetype_count;
+};
+
+struct nq_mime {                /* at most 1200 octets */
+    uint32_t to_fields, filename_length;
+    uint8_t encoding;           /* enum nq_encoding */
+    uint8_t filetypes;          /* bits */
+    bool in_header;             /* of the message itself */
+    /* the machine's own */
+    uint16_t regex[NQ_REGEXES];
+    uint8_t boundaries;         /* depth */
+    uint8_t boundary_len[NQ_MULTIPARTS];
+    uint8_t boundary[NQ_MULTIPARTS][NQ_BOUNDARY];
+};
+
+void mime_begin(struct nq_mime *mime);
+/* Consume octets of the message from *at and say one thing; call until *at == end. Lines end at CRLF. Fast where no part of the
+ * message can be of interest: it must not cost more than a memchr. */
+enum nq_mime_said mime_take(struct nq_mime *mime, const struct nq_mime_policy *policy, const uint8_t **at, const uint8_t *end);
 
 /* ---- smtp_session.c: two machines, client and server, coupled by the commands that await a reply ------------------ */
 
