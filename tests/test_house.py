@@ -114,7 +114,7 @@ def test_imports_inside_functions_are_seen(tmp_path: Path, monkeypatch: pytest.M
 # call, as the session lends its lines to the scanner. What serves them all calls no stage.
 
 STAGES = ["packet", "icmp", "flow", "stream", "smtp_scan", "smtp_session", "inspect", "edit", "refuse"]
-SERVICES = {"pool", "event", "policy", "inject", "conntrack", "edit_log"}
+SERVICES = {"pool", "event", "policy", "inject", "conntrack", "edit_log", "regex"}
 DRIVERS = {path.stem for path in sanitized.engine_sources() if path.stem.startswith("engine")} | {"queue"}
 STATE = r"struct nq_(?:flow|flow_table|stream|session|engine|pool)\b"
 
