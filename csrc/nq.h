@@ -255,6 +255,8 @@ uint16_t regex_step(const struct nq_regex *regex, uint16_t state, const uint8_t 
 bool regex_matched(const struct nq_regex *regex, uint16_t state);
 bool regex_matches_at_end(const struct nq_regex *regex, uint16_t state);
 
+enum { NQ_REGEXES = 8 };        /* of one kind in one policy */
+
 /* ---- policy.c: the compiled policy; read-only once installed ---------------------------------------------------- */
 
 enum nq_verb {
@@ -262,38 +264,114 @@ enum nq_verb {
 #define VERB(symbol, text, flags) VERB_##symbol,
 #include "smtp_verbs.def"
 #undef VERB
-    VERB_PRIVATE,               /* a word that the policy allows and we know nothing of */
+    VERB_PRIVATE,               /* a word that no policy names and that passes */
     VERB_MASKED,                /* became X: the server will refuse it */
     VERB_GREETING,              /* what the banner replies to */
     VERB_MESSAGE,               /* the end of data */
-    VERBS
+    VERBS                       /* from here on: words that a policy names and we know nothing of */
 };
 
 /* flags of smtp_verbs.def */
-enum { VERB_WAITS = 1 /* what follows is judged only once the server has replied */ };
+enum {
+    VERB_WAITS = 1,             /* what follows is judged only once the server has replied */
+    VERB_SENDS = 2,             /* MAIL and its kin: a transaction begins */
+    VERB_GREETS = 4             /* EHLO and its kin: the session begins anew */
+};
+
+enum nq_keyword {
+    KEYWORD_NONE = 0,
+#define KEYWORD(symbol, text) KEYWORD_##symbol,
+#include "smtp_keywords.def"
+#undef KEYWORD
+    KEYWORDS                    /* from here on: words that a policy names and we know nothing of */
+};
+
+enum nq_match {
+#define MATCH(symbol, name, flags) MATCH_OF_##symbol,
+#include "matches.def"
+#undef MATCH
+    MATCHES
+};
+
+/* flags of matches.def */
+enum {
+    MATCH_ABOVE = 0x01, MATCH_BELOW = 0x02, MATCH_WORDS = 0x04, MATCH_REGEX = 0x08, MATCH_CODES = 0x10, MATCH_MASK = 0x20,
+    MATCH_OCTET = 0x40, MATCH_SERVER = 0x80
+};
+
+enum { NQ_RULES = 64, NQ_CODE_PAIRS = 8 };
 
 struct nq_automaton {           /* prefixes of words; node 0 is the start */
     uint16_t next[NQ_NODES][40];/* by automaton_class(); 0: leaves the automaton */
     uint8_t word[NQ_NODES];     /* id of the word that ends at this node; 0: none */
+    bool doomed[NQ_NODES];      /* this word is forbidden, and no other begins with it */
     uint16_t nodes;
+    uint8_t free_id;            /* the next for a word that we know nothing of */
 };
+
+struct nq_words { uint64_t bits[4]; };      /* a set of the ids of words */
+
+static inline bool words_have(const struct nq_words *words, uint8_t id) { return words->bits[id >> 6] >> (id & 63) & 1; }
+
+struct nq_rule {
+    char name[32];
+    uint8_t match;              /* enum nq_match */
+    uint8_t action;             /* enum nq_do */
+    bool negate, log, dry_run;
+    bool any_word, except_words;
+    struct nq_words words;
+    uint64_t bound;
+    uint32_t rate;              /* a second */
+    uint8_t code_pairs, reply_len;
+    uint16_t codes[2 * NQ_CODE_PAIRS];
+    uint8_t reply[NQ_REPLY_OCTETS];         /* with its line end */
+};
+
+enum nq_subject {               /* the texts that regular expressions are tried on */
+    SUBJECT_SENDER = 0, SUBJECT_RECIPIENT, SUBJECT_HELO, SUBJECT_HEADER, SUBJECT_BODY, SUBJECT_FILETYPE, SUBJECTS
+};
+
+struct nq_expressions {         /* all of one subject */
+    uint32_t count;
+    uint8_t rule[NQ_REGEXES];   /* place among the policy's rules */
+    struct nq_regex regex[NQ_REGEXES];
+};
+
+struct nq_mime_policy {         /* what mime.c has to look for */
+    const struct nq_regex *filetypes[NQ_REGEXES];
+    uint32_t filetype_count;
+};
+
+struct nq_limit { _Atomic uint64_t due; };  /* see limits.c */
 
 struct nq_policy {
     char name[32];
-    struct nq_automaton verbs, keywords;
-    bool mask_verbs, mask_keywords;
+    struct nq_automaton verbs, keywords, mechanisms;
+    struct nq_words allowed_verbs, allowed_keywords;
+    bool mask_verbs, mask_keywords; /* words that are not allowed become X */
+    bool alert, audit_trail, dry_run, offload;
     uint8_t banner;             /* enum nq_banner */
     uint8_t exceptions[NQ_EXCEPTIONS];
     uint64_t max_data;
+    uint32_t timeout;           /* seconds; 0: the engine's */
     bool remove_keywords;       /* lines of other keywords are taken out, not overwritten */
     uint8_t headroom;           /* octets that an edit may add; the MSS is lowered by as much */
     uint8_t banner_len, header_len, refusal_len;
     uint8_t refusal[NQ_REPLY_OCTETS];       /* with its line end; empty: both ends are reset */
     uint8_t banner_text[NQ_HEADROOM];       /* without code and line end */
     uint8_t header[NQ_HEADROOM];            /* with its line end */
+    uint32_t rule_count;
+    struct nq_rule rules[NQ_RULES];
+    uint64_t rules_of[MATCHES]; /* bits: places in rules */
+    struct nq_expressions expressions[SUBJECTS];
+    struct nq_mime_policy mime;
+    bool reads_mime;            /* a rule looks at header fields, MIME parts or the text of a message */
+    bool watches_newlines;      /* a rule looks at bare CR and LF in message data */
+    struct nq_limit *limits;    /* one for each rule; the only part that changes */
 };
 
 uint8_t verb_flags(uint8_t verb);
+uint8_t match_flags(uint8_t match);
 /* The node behind `octet`, letters in either case; 0 where no word goes on like this. */
 uint16_t automaton_step(const struct nq_automaton *automaton, uint16_t node, uint8_t octet);
 
@@ -362,11 +440,11 @@ bool scan_may_end_data(const uint8_t *at, const uint8_t *end);
 /* ---- smtp_path.c: what stands behind MAIL and RCPT, streaming (RFC 5321, 4.1.2, 4.1.1.11) -------------------------- */
 
 enum nq_path_said {
-    PATH_NOTHING = 0,           /* octets without meaning of their own were consumed, or the octet at `at` ends the line */
-    PATH_ADDRESS,               /* the address is complete; the octet at `at` ends it: '>' or a blank, CR, LF, NUL */
+    PATH_NOTHING = 0,           /* octets without meaning of their own were consumed, or the octet at `at` is CR, LF or a NUL */
+    PATH_ADDRESS,               /* the address is complete, once a line; the octet at `at` ends it: '>', a blank, CR or LF */
     PATH_LENGTH,                /* the octet at `at` would make the address longer than path->limit */
     PATH_SPECIAL,               /* the octet at `at` is one that no address may hold: | ` NUL, or a stray < or > */
-    PATH_PARAMETER              /* a parameter is complete; the octet at `at` ends it: path->parameter, path->valid */
+    PATH_PARAMETER              /* a parameter is complete; a blank, CR or LF at `at` ends it: path->parameter, path->valid */
 };
 
 enum nq_parameter {             /* of MAIL and RCPT; the order of smtp_parameters.def */
@@ -377,20 +455,30 @@ enum nq_parameter {             /* of MAIL and RCPT; the order of smtp_parameter
     PARAMETERS
 };
 
-struct nq_path {                /* at most 64 octets */
+struct nq_path {                /* at most 64 octets, and two pointers */
     uint32_t length;            /* octets of the address so far, without the angle brackets */
     uint32_t limit;             /* set by the caller, at any time; UINT32_MAX: none. PATH_LENGTH is said once for each value */
     uint64_t size;              /* the value of SIZE=, once that parameter is complete and valid; saturates */
-    uint16_t node;              /* the machine's own, and more of it: see smtp_path.c */
-    uint8_t phase, parameter, valid, excused;
+    uint8_t parameter;          /* enum nq_parameter; with PATH_PARAMETER */
+    bool valid;                 /* likewise: its syntax, its command, and that it is the first of its name */
+    /* the machine's own, see smtp_path.c */
+    bool sender, excused, negative;
+    uint8_t phase, quoting;
+    uint8_t element, escape;    /* within a parameter's value */
+    uint8_t awaited, lowest, highest;   /* octets of a UTF-8 character to come, and the bounds of the next */
+    uint16_t given;             /* bits: parameters of this line */
+    uint16_t candidates, count, value_length;
+    uint32_t limit_told;
+    uint64_t number;
     const uint8_t *address_from, *address_to;   /* of the octets consumed by this call, those of the address */
 };
 
-/* Behind "MAIL" or "RCPT" (sender: MAIL). */
+/* Behind "MAIL" or "RCPT" (sender: MAIL); path->limit is none. */
 void path_begin(struct nq_path *path, bool sender);
-/* Consume octets from *at, never beyond the first CR, LF or NUL outside an address, and say one thing. Where something is said
- * of "the octet at `at`", it is not consumed, and the next call takes it without saying so again: the caller may have
- * changed it. *at == before and PATH_NOTHING: the line ends here. */
+/* Consume octets from *at, never a CR or LF, nor a NUL outside the address, and say one thing. Where something is said of "the
+ * octet at `at`", it is not consumed, and the next call takes it without saying so again: the caller may have changed it. It is
+ * read as what it is then, so a blank ends an address without brackets and is a part of one within them. *at < end and
+ * PATH_NOTHING: the line ends here, or a NUL stands here that the caller must answer. */
 enum nq_path_said path_take(struct nq_path *path, const uint8_t **at, const uint8_t *end);
 
 /* ---- mime.c: header fields and MIME structure of a message, streaming (RFC 5322, 2045-2047, 2183, 2231) ------------- */
@@ -407,12 +495,7 @@ enum nq_mime_said {
 enum nq_encoding { ENCODING_NONE = 0, ENCODING_7BIT, ENCODING_8BIT, ENCODING_BASE64, ENCODING_BINARY, ENCODING_OTHERS,
                    ENCODING_QUOTED_PRINTABLE, ENCODINGS };
 
-enum { NQ_REGEXES = 8 /* of one kind in one policy */, NQ_BOUNDARY = 70 /* RFC 2046, 5.1.1 */, NQ_MULTIPARTS = 8 /* nested */ };
-
-struct nq_mime_policy {         /* what mime.c has to look for */
-    const struct nq_regex *filetypes[NQ_REGEXES];
-    uint32_t filetype_count;
-};
+enum { NQ_BOUNDARY = 70 /* RFC 2046, 5.1.1 */, NQ_MULTIPARTS = 8 /* nested */ };
 
 struct nq_mime {                /* at most 1200 octets */
     uint32_t to_fields, filename_length;

@@ -244,6 +244,10 @@ static struct nq_said hear_reply(struct nq_session *session, const struct nq_pol
 {
     switch (scan_reply(&session->reply, &policy->keywords, cursor)) {
     case TOKEN_CODE: return code_is_known(session, policy);
+    case TOKEN_WORD:
+        return words_have(&policy->allowed_keywords, session->reply.word)
+                   ? (struct nq_said){ .what = SAID_NOTHING }
+                   : (struct nq_said){ .what = SAID_BAD_KEYWORD, .why = REASON_KEYWORD };
     case TOKEN_UNKNOWN: return (struct nq_said){ .what = SAID_BAD_KEYWORD, .why = REASON_KEYWORD };
     case TOKEN_INCOMPLETE: return (struct nq_said){ .what = SAID_BAD_KEYWORD, .why = REASON_KEYWORD };
     case TOKEN_SPAN: return (struct nq_said){ .what = SAID_SPAN };
