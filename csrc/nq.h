@@ -372,6 +372,8 @@ struct nq_policy {
 
 uint8_t verb_flags(uint8_t verb);
 uint8_t match_flags(uint8_t match);
+/* KEYWORD_NONE where it is none that means something here. */
+uint8_t keyword_named(const uint8_t *text, uint32_t len);
 /* The node behind `octet`, letters in either case; 0 where no word goes on like this. */
 uint16_t automaton_step(const struct nq_automaton *automaton, uint16_t node, uint8_t octet);
 

@@ -48,6 +48,14 @@ static const struct {
 
 const char *nq_match_name(uint32_t match) { return match < MATCHES ? matches[match].name : NULL; }
 
+uint8_t keyword_named(const uint8_t *text, uint32_t len)
+{
+    for (size_t i = 0; i < sizeof known_keywords / sizeof *known_keywords; i++)
+        if (strlen(known_keywords[i].text) == len && strncasecmp(known_keywords[i].text, (const char *)text, len) == 0)
+            return known_keywords[i].keyword;
+    return KEYWORD_NONE;
+}
+
 uint8_t match_flags(uint8_t match) { return matches[match].flags; }
 
 uint8_t verb_flags(uint8_t verb)
@@ -85,6 +93,7 @@ uint16_t automaton_step(const struct nq_automaton *automaton, uint16_t node, uin
     return class ? automaton->next[node][class] : 0;
 }
 
+/* 0: a word that we know nothing of. */
 static uint8_t keyword_of(const char *text)
 {
     for (size_t i = 0; i < sizeof known_keywords / sizeof *known_keywords; i++)
@@ -160,16 +169,9 @@ static bool add_verbs(struct nq_policy *policy, const struct nq_policy_spec *spe
     return true;
 }
 
-/* The keywords that a client may use later are known, whether they pass or not: what the server offers decides. They are found
- * where they end, not at the octet that leaves the allowed ones; a server says its lines whole. */
 static bool add_keywords(struct nq_policy *policy, const struct nq_policy_spec *spec, char *error)
 {
-    if (!add_words(&policy->keywords, &policy->allowed_keywords, spec->keywords, spec->keyword_count, keyword_of, error))
-        return false;
-    for (size_t i = 0; i < sizeof known_keywords / sizeof *known_keywords; i++)
-        if (!add_word(&policy->keywords, known_keywords[i].text, known_keywords[i].keyword, error))
-            return false;
-    return true;
+    return add_words(&policy->keywords, &policy->allowed_keywords, spec->keywords, spec->keyword_count, keyword_of, error);
 }
 
 static void doom(struct nq_automaton *automaton, const struct nq_words *allowed)
