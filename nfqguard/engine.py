@@ -21,7 +21,8 @@ from nfqguard.report.event import Event as Event
 from nfqguard.report.event import EventType as EventType
 
 if TYPE_CHECKING:
-    from nfqguard.policy.compile import PolicySpec
+    from nfqguard.policy.compile import PolicySpec, RuleSpec
+    from nfqguard.policy.regex import Automaton
 
 PACKET_MAX = 65535
 """Octets of the longest packet that `Engine.packet()` takes."""
@@ -120,6 +121,14 @@ class Settings:
         return native
 
 
+def _all_names(name: Callable[[int], Any]) -> tuple[str, ...]:
+    """The names of a table of the engine, in its order: name() is NULL above the last."""
+    found: list[str] = []
+    while (text := name(len(found))) != ffi.NULL:
+        found.append(ffi.string(text).decode())
+    return tuple(found)
+
+
 class Policy:
     """A compiled policy; engines share it and it never changes."""
 
@@ -132,6 +141,7 @@ class Policy:
         "pass": lib.NQ_BANNER_PASS,
         "asa": lib.NQ_BANNER_ASA,
         "text": lib.NQ_BANNER_TEXT,
+        "modern": lib.NQ_BANNER_MODERN,
     }
     _EXCEPTIONS: ClassVar[dict[str, int]] = {
         "midstream": lib.NQ_EXC_MIDSTREAM,
@@ -156,28 +166,24 @@ class Policy:
     @classmethod
     def _native(cls, spec: PolicySpec) -> tuple[Any, list[Any]]:
         """The C structure, and what must live as long as it is read."""
-        name = spec.name.encode()
-        if len(name) > 31:
+        if len(spec.name.encode()) > 31:
             raise ValueError(f"the policy's name {spec.name!r} is longer than 31 octets")
         native = ffi.new("struct nq_policy_spec *")
-        kept = [ffi.new("char[]", name)]
-        native.name = kept[0]
-        for field, words in (("verb", spec.verbs), ("keyword", spec.keywords)):
-            texts = [ffi.new("char[]", word.encode()) for word in words]
-            table = ffi.new("const char *[]", texts)
-            kept += [*texts, table]
-            setattr(native, f"{field}s", table)
-            setattr(native, f"{field}_count", len(texts))
-        for field, text in (("banner_text", spec.banner_text), ("insert_header", spec.insert_header),
-                            ("refusal", spec.refusal)):
-            if text:
-                kept.append(ffi.new("char[]", text.encode()))
-                setattr(native, field, kept[-1])
+        kept: list[Any] = []
+        native.name = _text(spec.name, kept)
+        native.verbs, native.verb_count = _texts(spec.verbs, kept), len(spec.verbs)
+        native.keywords, native.keyword_count = _texts(spec.keywords, kept), len(spec.keywords)
+        native.banner_text = _text(spec.banner_text, kept)
+        native.insert_header = _text(spec.insert_header, kept)
+        native.refusal = _text(spec.refusal, kept)
         native.remove_keywords = spec.remove_keywords
         native.mask_verbs = spec.mask_verbs
         native.mask_keywords = spec.mask_keywords
         native.banner = cls._BANNERS[spec.banner]
         native.max_data = spec.max_data
+        native.timeout, native.alert, native.audit_trail = spec.timeout, spec.alert, spec.audit_trail
+        native.dry_run, native.offload = spec.dry_run, spec.offload
+        native.rules, native.rule_count = _rules(spec.rules, kept), len(spec.rules)
         cls._answers(native, spec.exceptions)
         return native, kept
 
@@ -190,6 +196,59 @@ class Policy:
             if answer not in cls._ANSWERS:
                 raise ValueError(f"the answer to {name} is {answer!r}, not one of {', '.join(cls._ANSWERS)}")
             native.exceptions[cls._EXCEPTIONS[name]] = cls._ANSWERS[answer]
+
+
+_MATCHES = {name: number for number, name in enumerate(_all_names(lib.nq_match_name))}
+
+_ACTIONS = {
+    "log": lib.NQ_DO_LOG, "allow": lib.NQ_DO_ALLOW, "mask": lib.NQ_DO_MASK, "replace": lib.NQ_DO_REPLACE,
+    "remove": lib.NQ_DO_REMOVE, "drop-connection": lib.NQ_DO_DROP, "reset": lib.NQ_DO_RESET,
+    "reject": lib.NQ_DO_REJECT, "rate-limit": lib.NQ_DO_RATE_LIMIT,
+}
+
+
+def _keep(made: Any, kept: list[Any]) -> Any:
+    """What cffi has made lives as long as something in Python refers to it."""
+    kept.append(made)
+    return made
+
+
+def _text(text: str, kept: list[Any]) -> Any:
+    return _keep(ffi.new("char[]", text.encode()), kept) if text else ffi.NULL
+
+
+def _texts(texts: tuple[str, ...], kept: list[Any]) -> Any:
+    return _keep(ffi.new("const char *[]", [_text(text, kept) for text in texts]), kept)
+
+
+def _rules(rules: tuple[RuleSpec, ...], kept: list[Any]) -> Any:
+    """struct nq_rule_spec[]. Raises ValueError for a match or an action that the engine does not know."""
+    table = _keep(ffi.new("struct nq_rule_spec[]", len(rules)), kept)
+    for native, rule in zip(table, rules, strict=True):
+        if rule.match not in _MATCHES or rule.action not in _ACTIONS:
+            raise ValueError(f"rule {rule.name}: there is no match {rule.match!r} or no action {rule.action!r}")
+        native.name, native.reply = _text(rule.name, kept), _text(rule.reply, kept)
+        native.match, native.action = _MATCHES[rule.match], _ACTIONS[rule.action]
+        native.negate, native.log, native.dry_run = rule.negate, rule.log, rule.dry_run
+        native.rate, native.bound = rule.rate, rule.bound
+        native.words, native.word_count = _texts(rule.words, kept), len(rule.words)
+        native.except_words = rule.except_words
+        native.codes = _keep(ffi.new("uint16_t[]", [code for pair in rule.codes for code in pair]), kept)
+        native.code_pairs = len(rule.codes)
+        native.regex = _regex(rule.regex, kept)
+    return table
+
+
+def _regex(automaton: Automaton | None, kept: list[Any]) -> Any:
+    """struct nq_regex_spec *; C copies the tables, so they are lent as they are."""
+    if automaton is None:
+        return ffi.NULL
+    native = _keep(ffi.new("struct nq_regex_spec *"), kept)
+    native.states, native.classes = automaton.states, automaton.classes
+    native.class_of = _keep(ffi.from_buffer("uint8_t[]", automaton.class_of), kept)
+    native.next = _keep(ffi.from_buffer("uint16_t[]", automaton.next), kept)
+    native.accepts = _keep(ffi.from_buffer("uint8_t[]", automaton.accepts), kept)
+    return native
 
 
 class Engine:

@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from nfqguard.policy.model import Deployment, Document, Engine, Events, Exceptions, Policy, hyphenate
-from nfqguard.policy.problem import Problem, nearest
+from nfqguard.policy.match import Match
+from nfqguard.policy.model import Deployment, Document, Engine, Events, Exceptions, Network, Policy
+from nfqguard.policy.problem import Problem, dotted, nearest
+from nfqguard.policy.section import Section
 from nfqguard.policy.source import Source
+from nfqguard.policy.text import ONE_LINE
+from nfqguard.policy.traffic_class import TrafficClass
 
 Path = tuple[str | int, ...]
 
@@ -40,7 +44,7 @@ def _explain_all(source: Source, error: ValidationError) -> list[Problem]:
         path = _written(source.data, detail["loc"])
         if path not in found:   # a union reports one error for each of its members
             text, remedy = _explain(detail, path)
-            found[path] = Problem(source.origin(path), _dotted(path), text, remedy)
+            found[path] = Problem(source.origin(path), dotted(path), text, remedy)
     return list(found.values())
 
 
@@ -56,20 +60,20 @@ def _written(data: Any, location: Path) -> Path:
     return tuple(path)
 
 
-def _dotted(path: Path) -> str:
-    dotted = ""
-    for key in path:
-        dotted += f"[{key}]" if isinstance(key, int) else f".{key}"
-    return dotted.removeprefix(".")
-
-
 def _explain(detail: ErrorDetails, path: Path) -> tuple[str, str]:
     """What is wrong, and the remedy."""
     kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
     if kind == "extra_forbidden":
         return "there is no such key", nearest(str(path[-1]), _known_keys(path))
+    if kind == "missing":
+        return f"the key {detail['loc'][-1]} is missing", "write it"
     if kind == "string_pattern_mismatch":
-        if path[0] == "policies":
+        if context["pattern"] == ONE_LINE:
+            return f"{value!r} does not fit", "give one line of printable ASCII"
+        if path[-1] == "name":
+            return (f"{value!r} cannot be a name",
+                    f"use 1 to 31 letters, digits and {'_ . -' if path[0] == 'classes' else '-'} (not first)")
+        if path[0] == "policies" and len(path) == 2:
             return "this cannot be a policy's name", "use 1 to 31 letters, digits, and _ . - (not first)"
         return f"{value!r} does not fit", f"it has to match {context['pattern']}"
     if kind == "value_error":
@@ -87,6 +91,8 @@ def _explain_range(kind: str, value: object, context: dict[str, Any], message: s
         return f"{value!r} is too large", f"give at most {context['le']}"
     if kind == "literal_error":
         return f"{value!r} is not known", f"give {context['expected']}"
+    if kind == "string_too_long":
+        return "the text is too long", f"give at most {context['max_length']} characters"
     if kind == "string_too_short":
         return "the text is empty", "give a value or leave the key out"
     return message, ""
@@ -94,10 +100,11 @@ def _explain_range(kind: str, value: object, context: dict[str, Any], message: s
 
 def _known_keys(path: Path) -> list[str]:
     """The keys that exist in the table where `path` ends."""
-    sections: dict[Path, type[BaseModel]] = {
-        (): Document, ("deployment",): Deployment, ("engine",): Engine, ("events",): Events}
+    sections: dict[Path, type[Section]] = {
+        (): Document, ("deployment",): Deployment, ("engine",): Engine, ("events",): Events, ("network",): Network}
     table = path[:-1]
-    model = sections.get(table)
-    if model is None:
-        model = Exceptions if table[-1] == "exceptions" else Policy
-    return [hyphenate(name) for name in model.model_fields]
+    if table in sections:
+        return sections[table].spellings()
+    if isinstance(table[-1], int):
+        return (TrafficClass if table[0] == "classes" else Match).spellings()
+    return (Exceptions if table[-1] == "exceptions" else Policy).spellings()

@@ -5,13 +5,17 @@ means the preset, so that a preset can be changed under its own name.
 """
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
+from nfqguard.policy import overlay
+from nfqguard.policy.match import Match, faults
 from nfqguard.policy.model import Kind, Policy
-from nfqguard.policy.problem import Problem, nearest
+from nfqguard.policy.problem import Problem, dotted, nearest
+from nfqguard.policy.room import excesses
 from nfqguard.policy.source import Source, preset_names, read_preset
 
 Node = tuple[bool, str]
@@ -77,10 +81,8 @@ class Family:
             self._problem(node, ("verbs",), "SMTP and ESMTP inspection cannot be asked for at once: inspect is smtp, "
                           "but EHLO, which opens ESMTP, is among the verbs",
                           'write inspect = "esmtp" or take EHLO out')
-
-        if policy.mask_verbs and "BDAT" in policy.verbs:
-            self._problem(node, ("verbs",), "BDAT cannot be allowed: the octets behind it are not counted and would be "
-                          "masked as commands", "take BDAT out, and mask CHUNKING")
+        for key, text, remedy in excesses(policy):
+            self._problem(node, (key,), text, remedy)
 
     def _heritage(self, node: Node, above: tuple[Node, ...]) -> Heritage | None:
         if node in above:
@@ -95,19 +97,60 @@ class Family:
     def _gather(self, node: Node, above: tuple[Node, ...]) -> Heritage | None:
         table = self._table(node)
         ancestors = [self._follow(name, node, above) for name in _names(table.get("extends"))]
-        try:
-            own = Policy.model_validate(table, by_alias=True, by_name=False)
-        except ValidationError:
-            return None     # already reported with its place
+        inherited = all(ancestor is not None and ancestor.complete for ancestor in ancestors)
         keys: dict[str, Any] = {}
         kinds: dict[Kind, str] = {}
         for ancestor in filter(None, ancestors):
-            keys = _override(keys, ancestor.keys)
+            keys = overlay.policy(keys, ancestor.keys)
             kinds.update(ancestor.kinds)
-        written = own.model_dump(exclude_unset=True, exclude={"extends", "inspect"})
+        own, sound = _sound(table)
         kinds.update(dict.fromkeys(own.inspect, f"'{node[1]}'"))
-        complete = all(ancestor is not None and ancestor.complete for ancestor in ancestors)
-        return Heritage(_override(keys, written), kinds, complete)
+        written = own.model_dump(exclude_unset=True, exclude={"extends", "inspect"})
+        before = len(self.problems)
+        matches = self._matches(node, keys.get("matches", []), table, inherited)
+        keys = {**overlay.policy(keys, written), "matches": matches}
+        return Heritage(keys, kinds, sound and inherited and len(self.problems) == before)
+
+    def _matches(self, node: Node, inherited: list[Any], table: dict[str, Any], complete: bool) -> list[dict[str, Any]]:
+        """The matches that the policy inherits, and its own ones laid over them; what is wrong with the outcome becomes
+        a problem. Where not all that is inherited is known, matches that seem to change an inherited one are left
+        unjudged."""
+        own = _sound_matches(table)
+        merged = overlay.matches(inherited, [match for _, match in own])
+        outcome = {match["name"]: match for match in merged}
+        known = [match["name"] for match in inherited]
+        seen: set[str] = set()
+        for place, match in own:
+            name = match["name"]
+            if name in seen:
+                self._match_problem(node, place, "name", f"there is a match '{name}' already",
+                                    "give each a name of its own")
+            elif name not in known and "match" not in match:
+                if complete:
+                    self._orphan(node, place, match, known)
+            else:
+                for key, text, remedy in faults(Match.model_validate(outcome[name])):
+                    self._match_problem(node, place, key, text, remedy)
+            seen.add(name)
+        self._mixed(node, [match for match in merged if match["name"] not in seen and complete])
+        return merged
+
+    def _orphan(self, node: Node, place: int, match: dict[str, Any], known: list[str]) -> None:
+        """A match that can only mean an inherited one, and none has its name."""
+        remedy = nearest(match["name"], known) if known else "the policy inherits none"
+        if match.get("action") != "none":
+            remedy = f'write match = "..." to say what is looked at, or the name of an inherited one: {remedy}'
+        self._match_problem(node, place, "name", f"no match '{match['name']}' is inherited", remedy)
+
+    def _mixed(self, node: Node, inherited: list[dict[str, Any]]) -> None:
+        """Two policies that are extended may each say a part of one match that does not fit the other."""
+        for match in inherited:
+            for key, text, remedy in faults(Match.model_validate(match)):
+                self._problem(node, ("extends",), f"match '{match['name']}', put together of what several policies "
+                              f"say: {key}: {text}", remedy)
+
+    def _match_problem(self, node: Node, place: int, key: str, text: str, remedy: str) -> None:
+        self._problem(node, ("matches", place, key), text, remedy)
 
     def _follow(self, name: str, node: Node, above: tuple[Node, ...]) -> Heritage | None:
         target = self.find(name, node)
@@ -126,11 +169,11 @@ class Family:
         table: dict[str, Any] = data["policies"][name]
         return table
 
-    def _problem(self, node: Node, below: tuple[str, ...], text: str, remedy: str) -> None:
+    def _problem(self, node: Node, below: tuple[str | int, ...], text: str, remedy: str) -> None:
         preset, name = node
         path = ("policies", name, *below)
         file = f"preset {name}" if preset else self.source.origin(path)
-        self.problems.append(Problem(file, ".".join(path), text, remedy))
+        self.problems.append(Problem(file, dotted(path), text, remedy))
 
 
 def _names(extends: object) -> list[str]:
@@ -139,9 +182,23 @@ def _names(extends: object) -> list[str]:
     return [name for name in listed if isinstance(name, str)]
 
 
-def _override(keys: dict[str, Any], later: dict[str, Any]) -> dict[str, Any]:
-    """Later keys win; the table of exceptions is merged, lists are replaced whole."""
-    merged = {**keys, **later}
-    if "exceptions" in keys and "exceptions" in later:
-        merged["exceptions"] = {**keys["exceptions"], **later["exceptions"]}
-    return merged
+def _sound(table: dict[str, Any]) -> tuple[Policy, bool]:
+    """The table's policy without matches and without the keys that are wrong, which the model has reported; and whether
+    nothing is wrong."""
+    try:
+        sound = Policy.model_validate(table, by_alias=True, by_name=False)
+        return sound.model_copy(update={"matches": ()}), True
+    except ValidationError as error:
+        wrong = {detail["loc"][0] for detail in error.errors()} | {"matches"}
+    return Policy.model_validate({key: value for key, value in table.items() if key not in wrong}), False
+
+
+def _sound_matches(table: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """(place, what is written) of each match of the table that the model has found nothing wrong with."""
+    listed = table.get("matches", [])
+    found = []
+    for place, entry in enumerate(listed if isinstance(listed, list) else []):
+        with suppress(ValidationError):
+            match = Match.model_validate(entry, by_alias=True, by_name=False)
+            found.append((place, match.model_dump(exclude_unset=True)))
+    return found

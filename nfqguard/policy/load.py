@@ -12,16 +12,19 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from nfqguard.policy.caution import Caution, deployment_cautions, policy_cautions
+from nfqguard.policy.caution import Caution, class_cautions, deployment_cautions, policy_cautions
 from nfqguard.policy.check import mistakes
 from nfqguard.policy.inherit import Family, Node
-from nfqguard.policy.model import Deployment, Document, Engine, Events, Policy
-from nfqguard.policy.problem import ConfigError, Problem, nearest
+from nfqguard.policy.model import Deployment, Document, Engine, Events, Network, Policy
+from nfqguard.policy.problem import ConfigError, Problem, dotted, nearest
 from nfqguard.policy.source import Source, preset_names, preset_text, read_files, read_preset
+from nfqguard.policy.traffic_class import Placed, TrafficClass, covered, faults
 
 __all__ = [
     "DEFAULT_FILE", "ConfigError", "Configuration", "Problem", "load", "load_preset", "preset_names", "preset_text",
 ]
+
+KeyPath = tuple[str | int, ...]
 
 DEFAULT_FILE = Path("/etc/nfqguard/nfqguard.toml")
 
@@ -31,7 +34,9 @@ class Configuration:
     """A configuration that can be used.
 
     policy    the name of the policy in force
-    policies  the configuration's own policies and the one in force, by name, all that they inherit filled in
+    policies  the configuration's own policies, the one in force and those of classes, by name, all that they inherit
+              filled in
+    classes   the first one that fits a connection decides; where none fits, the policy in force
     warnings  what is allowed but will surprise
     files     what was read, in order
     """
@@ -41,6 +46,8 @@ class Configuration:
     deployment: Deployment
     engine: Engine
     events: Events
+    network: Network
+    classes: tuple[TrafficClass, ...]
     warnings: tuple[Problem, ...]
     files: tuple[str, ...]
 
@@ -72,20 +79,50 @@ def _build(source: Source) -> Configuration:
     family = Family(source)
     policies = {name: family.resolve((False, name)) for name in family.own_names()}
     name = source.data.get("policy", default_policy())
-    node = family.find(name) if isinstance(name, str) else None
-    if node is None and isinstance(name, str):
-        family.problems.append(Problem(source.origin(("policy",)), "policy", f"there is no policy or preset '{name}'",
-                                       nearest(name, {*family.own_names(), *preset_names()})))
-    elif node is not None and node[0]:
-        policies[name] = family.resolve(node)
-    problems += family.problems
+    node = _choose(family, policies, name, ("policy",))
+    classes = _sound_classes(source)
+    for place, one in classes:
+        _choose(family, policies, one.policy, ("classes", place, "policy"))
+    problems += [*family.problems, *_misplaced(source, classes)]
     usable = {known: policy for known, policy in policies.items() if policy is not None}
-    warnings = [*_unchosen(source, family, node), *_surprises(source, family, usable)] if source.data else []
+    warnings = [*_unchosen(source, family, node), *_surprises(source, family, usable, classes)] if source.read else []
     if problems:
         raise ConfigError(problems, warnings)
     document = Document.model_validate(source.data)
-    return Configuration(name, usable, document.deployment, document.engine, document.events, tuple(warnings),
-                         tuple(source.read))
+    return Configuration(name, usable, document.deployment, document.engine, document.events, document.network,
+                         document.classes, tuple(warnings), tuple(source.read))
+
+
+def _choose(family: Family, policies: dict[str, Policy | None], name: object, path: KeyPath) -> Node | None:
+    """The policy that the key at `path` names; a preset joins `policies`. What is no text has been reported."""
+    if not isinstance(name, str):
+        return None
+    node = family.find(name)
+    if node is None:
+        known = {*family.own_names(), *preset_names()}
+        family.problems.append(Problem(family.source.origin(path), dotted(path),
+                                       f"there is no policy or preset '{name}'", nearest(name, known)))
+    elif node[0] and name not in policies:
+        policies[name] = family.resolve(node)
+    return node
+
+
+def _sound_classes(source: Source) -> Placed:
+    """The classes that the model has found nothing wrong with."""
+    listed = source.data.get("classes", [])
+    found = []
+    for place, entry in enumerate(listed if isinstance(listed, list) else []):
+        with suppress(ValidationError):
+            found.append((place, TrafficClass.model_validate(entry, by_alias=True, by_name=False)))
+    return found
+
+
+def _misplaced(source: Source, classes: Placed) -> Iterator[Problem]:
+    with suppress(ValidationError):     # its mistakes have been reported
+        network = Network.model_validate(source.data.get("network", {}))
+        for place, key, text, remedy in faults(classes, network):
+            path = ("classes", place, key)
+            yield Problem(source.origin(path), dotted(path), text, remedy)
 
 
 def _unchosen(source: Source, family: Family, node: Node | None) -> Iterator[Problem]:
@@ -97,16 +134,21 @@ def _unchosen(source: Source, family: Family, node: Node | None) -> Iterator[Pro
                       "write " + " or ".join(f'policy = "{known}"' for known in own))
 
 
-def _surprises(source: Source, family: Family, policies: Mapping[str, Policy]) -> Iterator[Problem]:
+def _surprises(source: Source, family: Family, policies: Mapping[str, Policy], classes: Placed) -> Iterator[Problem]:
     for known, policy in policies.items():
         file = None if known in family.own_names() else f"preset {known}"
         yield from _placed(source, ("policies", known), policy_cautions(policy), file)
+    for place, earlier in covered(classes):
+        path = ("classes", place)
+        yield Problem(source.origin(path), dotted(path), f"no connection ever belongs to this class: the class "
+                      f"'{earlier.name}' before it takes all of them", "put it first, or take it out")
     with suppress(ValidationError):     # its mistakes have been reported
         deployment = Deployment.model_validate(source.data.get("deployment", {}))
         yield from _placed(source, ("deployment",), deployment_cautions(deployment), None)
+        yield from _placed(source, ("classes",), class_cautions(classes, deployment), None)
 
 
 def _placed(source: Source, table: tuple[str, ...], cautions: Iterable[Caution], file: str | None) -> Iterator[Problem]:
     for below, text, remedy in cautions:
         path = (*table, *below)
-        yield Problem(file or source.origin(path), ".".join(path), text, remedy)
+        yield Problem(file or source.origin(path), dotted(path), text, remedy)

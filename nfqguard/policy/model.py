@@ -4,34 +4,21 @@ Keys are written with hyphens in TOML (`max-data`) and with underscores in Pytho
 """
 from __future__ import annotations
 
-import re
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    StrictBool,
-    StrictInt,
-    model_validator,
-)
+from pydantic import Field, StrictBool, StrictInt, model_validator
 
+from nfqguard.policy.match import Match
+from nfqguard.policy.section import Section, hyphenate
+from nfqguard.policy.text import OneLine, OneOrMore, Reply, Words
+from nfqguard.policy.traffic_class import Network, Port, TrafficClass
 
-def hyphenate(name: str) -> str:
-    """The TOML spelling of a field name."""
-    return name.replace("_", "-")
+__all__ = [
+    "POLICY_NAME", "Answer", "Deployment", "Document", "Engine", "Events", "Exceptions", "Kind", "Network", "Policy",
+    "hyphenate",
+]
 
-
-class Section(BaseModel):
-    """A table of the configuration: unknown keys are errors, values never change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=hyphenate, populate_by_name=True)
-
-
-Port = Annotated[int, Field(ge=1, le=65535)]
 Absent = Literal["drop", "accept"]
 
 
@@ -80,37 +67,11 @@ class Deployment(Section):
         return self
 
 
-MAX_PREFIXES = 1000
-"""Of the words of one list; stays below NQ_NODES in csrc/nq.h."""
-
-
-def _upper_words(words: tuple[str, ...]) -> tuple[str, ...]:
-    """Upper case, each word once, in the order written."""
-    bad = [word for word in words if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]{0,30}", word)]
-    if bad:
-        listed = ", ".join(repr(word) for word in bad)
-        raise ValueError(f"{listed}: a word has 1 to 31 letters, digits and hyphens, and begins with no hyphen")
-    kept = tuple(dict.fromkeys(word.upper() for word in words))
-    prefixes = {word[:end] for word in kept for end in range(1, len(word) + 1)}
-    if len(prefixes) > MAX_PREFIXES:
-        raise ValueError(f"the words have {len(prefixes)} different prefixes, more than the {MAX_PREFIXES} that the "
-                         "engine can tell apart: name fewer words")
-    return kept
-
-
-def _one_or_more(value: object) -> object:
-    """A single name stands for a list of one."""
-    return (value,) if isinstance(value, str) else value
-
-
-Words = Annotated[tuple[str, ...], AfterValidator(_upper_words)]
 Kind = Literal["smtp", "esmtp"]
 Answer = Literal["drop", "reset", "pass"]
 POLICY_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,30}$"
 """What a policy may be called: it appears in every event, and the engine keeps 31 octets of it."""
 
-
-OneLine = Annotated[str, Field(max_length=253, pattern=r"^[\x20-\x7e]*$")]
 
 
 class Exceptions(Section):
@@ -131,9 +92,9 @@ class Exceptions(Section):
 class Policy(Section):
     """One inspection: what client and server may say. A key that is not written is inherited from `extends`."""
 
-    extends: Annotated[tuple[str, ...], BeforeValidator(_one_or_more)] = ()
+    extends: Annotated[tuple[str, ...], OneOrMore] = ()
     """Presets or policies of the same configuration; of several, the later ones win."""
-    inspect: Annotated[tuple[Kind, ...], BeforeValidator(_one_or_more)] = ()
+    inspect: Annotated[tuple[Kind, ...], OneOrMore] = ()
     """smtp or esmtp: IOS's two inspections. Both at once is an error that loading reports."""
     verbs: Words = ()
     """What a client may say."""
@@ -145,19 +106,31 @@ class Policy(Section):
     """Another keyword, with its arguments, becomes X."""
     remove_ehlo: StrictBool = False
     """With mask-ehlo: the lines of other keywords are taken out of the reply. One that comes in pieces becomes X."""
-    mask_banner: Literal["none", "asa", "text"] = "none"
-    """asa: in the greeting all but `2`, `0`, the code's separator and the blank after it becomes `*`. text: the
-    greeting's text becomes that of banner-text."""
+    mask_banner: Literal["none", "asa", "modern", "text"] = "none"
+    """asa: in the greeting all but `2`, `0`, the code's separator and the blank after it becomes `*`. modern: the code,
+    the host's name and the word ESMTP stay. text: the greeting's text becomes that of banner-text."""
     banner_text: OneLine = ""
     """What the greeting says instead, without its code."""
     insert_header: OneLine = ""
     """A header line that is put before each message, such as "X-Gateway: mail.example.net"."""
-    refusal: Annotated[OneLine, Field(pattern=r"^([45][0-9]{2} .*)?$")] = ""
+    refusal: Reply = ""
     """The reply that a client reads when its session is ended, such as "554 5.7.1 Refused by policy". Empty: both
     ends are reset without a word."""
     max_data: Annotated[StrictInt, Field(ge=0, le=2**63 - 1)] = 0
     """Octets of message data in one session; beyond it the session is closed. 0: no limit."""
+    timeout: Annotated[StrictInt, Field(ge=0, le=604800)] = 0
+    """Seconds of silence after which a session is forgotten. 0: as idle of [engine] says."""
+    alert: StrictBool = True
+    """Edits and matches are told. false: they are counted only; the ends of sessions are told always."""
+    audit_trail: StrictBool = False
+    """The beginning of a session is told, too."""
+    dry_run: StrictBool = False
+    """Tell what would be done, and change nothing."""
+    offload_tls: StrictBool = True
+    """Once TLS has begun the kernel may take the connection over: nothing can be inspected any more."""
     exceptions: Exceptions = Exceptions()
+    matches: tuple[Match, ...] = ()
+    """What is looked for beside the words above, in order."""
 
 
 class Engine(Section):
@@ -211,7 +184,10 @@ class Document(Section):
 
     policy: str | None = None
     """The name of the policy in force."""
-    policies: dict[Annotated[str, Field(pattern=POLICY_NAME)], Policy] = {}
+    policies: dict[Annotated[str, Field(pattern=POLICY_NAME)], Policy] = Field(default_factory=dict)
+    network: Network = Network()
+    classes: tuple[TrafficClass, ...] = ()
+    """The first one that fits a connection decides; where none fits, the policy in force."""
     deployment: Deployment = Deployment()
     engine: Engine = Engine()
     events: Events = Events()

@@ -42,6 +42,14 @@ class ConfigError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+def dotted(path: Iterable[str | int]) -> str:
+    """A key path as an operator reads it: policies.mail.matches[2].gt"""
+    written = ""
+    for key in path:
+        written += f"[{key}]" if isinstance(key, int) else f".{key}"
+    return written.removeprefix(".")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The remedy for a name that does not exist: its nearest neighbours, or all there are where none is near.
 
