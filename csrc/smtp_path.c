@@ -16,7 +16,6 @@ enum { QUOTED = 1, ESCAPED = 2 };       /* path->quoting */
 
 enum {                                  /* path->phase */
     PHASE_OF_WORD,                      /* in "FROM:" or "TO:" */
-    PHASE_OF_ODD,                       /* in something else, up to ':' or '<' */
     PHASE_OF_COLON,                     /* behind it */
     PHASE_OF_BARE, PHASE_OF_ANGLE,      /* in an address without and with brackets */
     PHASE_OF_CLOSE,                     /* at the '>' of which PATH_ADDRESS was said */
@@ -314,10 +313,7 @@ static void begin_value(struct nq_path *path)
     path->phase = PHASE_OF_VALUE;
     path->number = 0;
     path->element = path->escape = path->awaited = 0;
-    path->negative = false;
     path->value_length = 0;
-    if (!parameter->elements && !parameter->word_count)
-        path->valid = false;
     begin_word(path, parameter);
     if (path->parameter == PARAMETER_ORCPT)
         path->candidates = 1; /* take_atext() has one word to tell from others */
@@ -399,31 +395,8 @@ static bool is_stray(const struct nq_path *path, uint8_t octet)
     return (octet == '<' || octet == '>') && !path->excused;
 }
 
+/* The word itself tells nothing, and there are servers that do not look at it: the address begins behind ':', or with '<'. */
 static int step_word(struct nq_path *path, uint8_t octet)
-{
-    static const char *const words[] = { "TO", "FROM" };
-    const char *word = words[path->sender];
-    bool whole = !word[path->count];
-    if (is_line_end(octet))
-        return end_address(path, PHASE_OF_BETWEEN);
-    if (octet == 0)
-        return PATH_NOTHING;
-    if (is_blank(octet) && (whole || !path->count))
-        return STEP_TAKE;
-    if (whole && octet == ':') {
-        path->phase = PHASE_OF_COLON;
-        return STEP_TAKE;
-    }
-    if (!whole && upper(octet) == (uint8_t)word[path->count]) {
-        path->count++;
-        return STEP_TAKE;
-    }
-    path->phase = PHASE_OF_ODD;
-    return STEP_AGAIN;
-}
-
-/* Servers that do not look at the word (qmail) take the address from '<' or ':' on. */
-static int step_odd(struct nq_path *path, uint8_t octet)
 {
     if (is_line_end(octet))
         return end_address(path, PHASE_OF_BETWEEN);
@@ -551,7 +524,6 @@ static int step_value(struct nq_path *path, uint8_t octet)
 
 static int (*const steps[])(struct nq_path *path, uint8_t octet) = {
     [PHASE_OF_WORD] = step_word,
-    [PHASE_OF_ODD] = step_odd,
     [PHASE_OF_COLON] = step_colon,
     [PHASE_OF_BARE] = step_address,
     [PHASE_OF_ANGLE] = step_address,

@@ -347,7 +347,8 @@ TEST(parameters_in_a_row)
 TEST(parameters_that_are_unknown)
 {
     CHECK_ROWS(MAIL(" FROM:<> X=y Z x-1=2 1=!~\r\n", "address@7= ?@12 ?@14 ?@20 ?@25 end@25"),
-               MAIL(" FROM:<> X= -X =x X=a=b X_Y X*=1\r\n", "address@7= bad-?@11 bad-?@14 bad-?@17 bad-?@23 bad-?@27 bad-?@32 end@32"),
+               MAIL(" FROM:<> X= -X =x X=a=b X_Y X*=1\r\n",
+                    "address@7= bad-?@11 bad-?@14 bad-?@17 bad-?@23 bad-?@27 bad-?@32 end@32"),
                MAIL(" FROM:<> SIZ=1 SIZES=1 MT-=1\r\n", "address@7= ?@14 ?@22 ?@28 end@28"),
                MAIL(" FROM:<> X=\x7f X=\x01 \xc3\xa4=1\r\n", "address@7= bad-?@12 bad-?@16 bad-?@21 end@21"),
                MAIL(" FROM:<a>SIZE=10 X\r\n", "address@8=a bad-SIZE@16 ?@18 end@18"));
@@ -356,8 +357,10 @@ TEST(parameters_that_are_unknown)
 TEST(unknown_values_in_utf8)
 {
     CHECK_ROWS(MAIL(" FROM:<> X=\xc3\xa4z\xe4\xbe\x8b\xf0\x9f\x93\xa7\r\n", "address@7= ?@21 end@21"),
-               MAIL(" FROM:<> X=\xc3 X=\xc3z X=\xa4 X=\xc0\xaf X=\xc1\xbf\r\n", "address@7= bad-?@12 bad-?@17 bad-?@21 bad-?@26 bad-?@31 end@31"),
-               MAIL(" FROM:<> X=\xe0\x9f\xbf X=\xe0\xa0\x80 X=\xed\xa0\x80 X=\xed\x9f\xbf\r\n", "address@7= bad-?@14 ?@20 bad-?@26 ?@32 end@32"),
+               MAIL(" FROM:<> X=\xc3 X=\xc3z X=\xa4 X=\xc0\xaf X=\xc1\xbf\r\n",
+                    "address@7= bad-?@12 bad-?@17 bad-?@21 bad-?@26 bad-?@31 end@31"),
+               MAIL(" FROM:<> X=\xe0\x9f\xbf X=\xe0\xa0\x80 X=\xed\xa0\x80 X=\xed\x9f\xbf\r\n",
+                    "address@7= bad-?@14 ?@20 bad-?@26 ?@32 end@32"),
                MAIL(" FROM:<> X=\xf0\x8f\xbf\xbf X=\xf4\x90\x80\x80 X=\xf4\x8f\xbf\xbf X=\xf5\x80\x80\x80 X=\xe4\xbe\r\n",
                     "address@7= bad-?@15 bad-?@22 ?@29 bad-?@36 bad-?@41 end@41"));
 }
@@ -383,9 +386,12 @@ TEST(parameters_without_their_value)
 {
     CHECK_ROWS(MAIL(" FROM:<> SIZE\r\n", "address@7= bad-SIZE@13 end@13"),
                MAIL(" FROM:<> SIZE=\r\n", "address@7= bad-SIZE@14 end@14"),
-               MAIL(" FROM:<> BODY RET ENVID AUTH BY\n", "address@7= bad-BODY@13 bad-RET@17 bad-ENVID@23 bad-AUTH@28 bad-BY@31 end@31"),
-               MAIL(" FROM:<> BODY= RET= ENVID= AUTH= BY=\n", "address@7= bad-BODY@14 bad-RET@19 bad-ENVID@26 bad-AUTH@32 bad-BY@36 end@36"),
-               MAIL(" FROM:<> HOLDFOR HOLDUNTIL MT-PRIORITY\n", "address@7= bad-HOLDFOR@16 bad-HOLDUNTIL@26 bad-MT-PRIORITY@38 end@38"),
+               MAIL(" FROM:<> BODY RET ENVID AUTH BY\n",
+                    "address@7= bad-BODY@13 bad-RET@17 bad-ENVID@23 bad-AUTH@28 bad-BY@31 end@31"),
+               MAIL(" FROM:<> BODY= RET= ENVID= AUTH= BY=\n",
+                    "address@7= bad-BODY@14 bad-RET@19 bad-ENVID@26 bad-AUTH@32 bad-BY@36 end@36"),
+               MAIL(" FROM:<> HOLDFOR HOLDUNTIL MT-PRIORITY\n",
+                    "address@7= bad-HOLDFOR@16 bad-HOLDUNTIL@26 bad-MT-PRIORITY@38 end@38"),
                RCPT(" TO:<> NOTIFY ORCPT\n", "address@5= bad-NOTIFY@13 bad-ORCPT@19 end@19"),
                MAIL(" FROM:<> SMTPUTF8=1 REQUIRETLS=\n", "address@7= bad-SMTPUTF8@19 bad-REQUIRETLS@31 end@31"));
 }
@@ -405,6 +411,7 @@ TEST(values_of_size)
 {
     CHECK_EQUAL(size_told(" FROM:<> SIZE=0\r\n"), 0);
     CHECK_EQUAL(size_told(" FROM:<> SIZE=1000000 HOLDFOR=7\r\n"), 1000000);
+    CHECK_EQUAL(size_told(" FROM:<> HOLDFOR=7 SIZE=1\r\n"), 1);
     CHECK_EQUAL(size_told(" FROM:<> SIZE=5 SIZE=1000000\r\n"), 5);
     CHECK_EQUAL(size_told(" FROM:<> SIZE=12x\r\n"), 0);
     CHECK_EQUAL(size_told(" FROM:<> SIZE=18446744073709551614\r\n"), UINT64_MAX - 1);
@@ -418,7 +425,8 @@ TEST(values_of_size)
 
 #define XCHAR "([!-*,-<>-~]|\\+[0-9A-F]{2})"
 #define POINT "\\\\x\\{[0-9A-Fa-f]{2,6}}"
-#define UTF8 "([\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xed[\x80-\x9f][\x80-\xbf]|" \
+#define UTF8 "([\xc2-\xdf][\x80-\xbf]|\xe0[\xa0-\xbf][\x80-\xbf]|" \
+             "[\xe1-\xec\xee\xef][\x80-\xbf]{2}|\xed[\x80-\x9f][\x80-\xbf]|" \
              "\xf0[\x90-\xbf][\x80-\xbf]{2}|[\xf1-\xf3][\x80-\xbf]{3}|\xf4[\x80-\x8f][\x80-\xbf]{2})"
 #define ATOM "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 #define TWO(a, b) a "|" b "|" a "," b "|" b "," a
@@ -430,22 +438,23 @@ struct oracle {
     const char *pattern;        /* POSIX, whole value; letters in either case where the next is set */
     bool either_case;
     size_t longest;             /* 0: none */
-    const char *samples[6];
+    const char *samples[8];
 };
 
 static const struct oracle oracles[] = {
     { 'M', "SIZE", "[0-9]{1,20}", false, 0, { "0", "100", "12345678901234567890", "99999999999999999999" } },
-    { 'M', "BODY", "7BIT|8BITMIME|BINARYMIME", true, 0, { "7BIT", "8BITMIME", "BINARYMIME", "8bitMime" } },
+    { 'M', "BODY", "7BIT|8BITMIME|BINARYMIME", true, 0, { "7BIT", "8BITMIME", "BINARYMIME", "8bitMime", "8BITMIME,BINARYMIME" } },
     { 'M', "RET", "FULL|HDRS", true, 0, { "FULL", "HDRS", "hdrs" } },
     { 'M', "ENVID", XCHAR "+", false, 100, { "QQ314159", "a+2Bb", "+00+FF", "<>", "a\\b",
       "0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789" } },
     { 'R', "NOTIFY", "NEVER|" TWO("SUCCESS", "FAILURE") "|" TWO("SUCCESS", "DELAY") "|" TWO("FAILURE", "DELAY") "|"
       THREE("SUCCESS", "FAILURE", "DELAY"), true, 0,
-      { "NEVER", "SUCCESS", "FAILURE,DELAY", "delay,SUCCESS,failure", "SUCCESS,NEVER", "NEVER,DELAY" } },
+      { "NEVER", "SUCCESS", "FAILURE,DELAY", "delay,SUCCESS,failure", "SUCCESS,NEVER", "NEVER,DELAY", "DELAY,DELAY" } },
     { 'R', "ORCPT", "([Uu][Tt][Ff]-8;(" XCHAR "|" UTF8 ")*)|(" ATOM "+;" XCHAR "*)", false, 500,
       { "rfc822;a@b", "rfc822;a+2Bb@c", "utf-8;\xc3\xa4@\xe4\xbe\x8b.x", "x400;/S=a/", "utf;a", "utf-88;a" } },
     { 'M', "AUTH", XCHAR "+", false, 0, { "<>", "e+3Dmc2@example.com", "a@b" } },
-    { 'M', "BY", "(\\+?0*[1-9][0-9]*;[NRnr]|[+-]?[0-9]+;[Nn])[Tt]?", false, 0, { "120;R", "-10;NT", "+123456789;rt", "0;N", "-0;n", "+00;R" } },
+    { 'M', "BY", "(\\+?0*[1-9][0-9]*;[NRnr]|[+-]?[0-9]+;[Nn])[Tt]?", false, 0,
+      { "120;R", "-10;NT", "+123456789;rt", "0;N", "-0;n", "+00;R", "-7;R" } },
     { 'M', "HOLDFOR", "[0-9]{1,9}", false, 0, { "0", "999999999", "1234567890" } },
     { 'M', "HOLDUNTIL", "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})", true, 0,
       { "2026-11-22T16:26:22Z", "2026-11-22t16:26:22.123456z", "2026-11-22T16:26:22+01:00", "2026-11-22T16:26:22.5-01:30" } },
@@ -502,7 +511,7 @@ static void check_oracle(const struct oracle *oracle, struct dice *dice, unsigne
     char pattern[2048], value[256];
     regex_t compiled;
     unsigned samples = 0;
-    while (samples < 6 && oracle->samples[samples])
+    while (samples < 8 && oracle->samples[samples])
         samples++;
     snprintf(pattern, sizeof pattern, "^(%s)$", oracle->pattern);
     CHECK_EQUAL(regcomp(&compiled, pattern, REG_EXTENDED | REG_NOSUB | (oracle->either_case ? REG_ICASE : 0)), 0);
@@ -541,6 +550,8 @@ TEST(code_points_in_orcpt)
                RCPT(" TO:<a> ORCPT=utf-8;a\\\r\n", "address@6=a bad-ORCPT@22 end@22"),
                RCPT(" TO:<a> ORCPT=utf-8;\\x{G4}\r\n", "address@6=a bad-ORCPT@26 end@26"),
                RCPT(" TO:<a> ORCPT=utf-8;+\xc3\xa4\r\n", "address@6=a bad-ORCPT@23 end@23"),
+               RCPT(" TO:<a> ORCPT=utf-8;+4\\x{E4}\r\n", "address@6=a bad-ORCPT@28 end@28"),
+               RCPT(" TO:<a> ORCPT=utf-8;+\xc3\xa4" "41\r\n", "address@6=a bad-ORCPT@25 end@25"),
                RCPT(" TO:<a> ORCPT=rfc822;\\x{1}\r\n", "address@6=a ORCPT@26 end@26"),
                RCPT(" TO:<a> ORCPT=rfc822;\xc3\xa4\r\n", "address@6=a bad-ORCPT@23 end@23"),
                RCPT(" TO:<a> ORCPT=utf-;\xc3\xa4\r\n", "address@6=a bad-ORCPT@21 end@21"),
@@ -568,6 +579,12 @@ TEST(lengths_of_values)
         if (len >= 7)
             CHECK_EQUAL(valid_of_length(&orcpt, "rfc822;", len), len <= 500);
     }
+}
+
+TEST(each_value_has_a_length_of_its_own)
+{
+    CHECK_ROWS(MAIL(" FROM:<> AUTH=0123456789012345678901234567890123456789012345678901234567890123456789 "
+                    "ENVID=0123456789012345678901234567890123456789\r\n", "address@7= AUTH@84 ENVID@131 end@131"));
 }
 
 /* ---- random lines against a reader of whole lines ---- */
