@@ -173,9 +173,9 @@ class Policy:
         native.name = _text(spec.name, kept)
         native.verbs, native.verb_count = _texts(spec.verbs, kept), len(spec.verbs)
         native.keywords, native.keyword_count = _texts(spec.keywords, kept), len(spec.keywords)
-        native.banner_text = _text(spec.banner_text, kept)
-        native.insert_header = _text(spec.insert_header, kept)
-        native.refusal = _text(spec.refusal, kept)
+        native.banner_text = _text_or_none(spec.banner_text, kept)
+        native.insert_header = _text_or_none(spec.insert_header, kept)
+        native.refusal = _text_or_none(spec.refusal, kept)
         native.remove_keywords = spec.remove_keywords
         native.mask_verbs = spec.mask_verbs
         native.mask_keywords = spec.mask_keywords
@@ -214,7 +214,12 @@ def _keep(made: Any, kept: list[Any]) -> Any:
 
 
 def _text(text: str, kept: list[Any]) -> Any:
-    return _keep(ffi.new("char[]", text.encode()), kept) if text else ffi.NULL
+    return _keep(ffi.new("char[]", text.encode()), kept)
+
+
+def _text_or_none(text: str, kept: list[Any]) -> Any:
+    """The border says NULL where there is none."""
+    return _text(text, kept) if text else ffi.NULL
 
 
 def _texts(texts: tuple[str, ...], kept: list[Any]) -> Any:
@@ -227,7 +232,7 @@ def _rules(rules: tuple[RuleSpec, ...], kept: list[Any]) -> Any:
     for native, rule in zip(table, rules, strict=True):
         if rule.match not in _MATCHES or rule.action not in _ACTIONS:
             raise ValueError(f"rule {rule.name}: there is no match {rule.match!r} or no action {rule.action!r}")
-        native.name, native.reply = _text(rule.name, kept), _text(rule.reply, kept)
+        native.name, native.reply = _text(rule.name, kept), _text_or_none(rule.reply, kept)
         native.match, native.action = _MATCHES[rule.match], _ACTIONS[rule.action]
         native.negate, native.log, native.dry_run = rule.negate, rule.log, rule.dry_run
         native.rate, native.bound = rule.rate, rule.bound
