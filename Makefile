@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := build/venv/bin
 
-.PHONY: help prepare demo test test-long check bench clean distclean
+.PHONY: help prepare demo test test-long check bench bench-engine clean distclean
 
 help:
 	@echo "make demo       the lab, a message and a dialogue through the gateway, everything compared"
@@ -12,6 +12,7 @@ help:
 	@echo "make test-long  the long ones"
 	@echo "make check      ruff, mypy and the rules of the house"
 	@echo "make bench      the table of throughputs"
+	@echo "make bench-engine  the engine alone, against memcpy"
 	@echo "make clean      remove what was built; distclean: the virtual environment and fetched packages as well"
 
 prepare:
@@ -35,6 +36,10 @@ check:
 bench:
 	@PYTHON=$(PYTHON) packaging/prepare.sh bench
 	@$(call verdict,bench,$(BIN)/python -m tests.bench $(ARGS))
+
+bench-engine:
+	@PYTHON=$(PYTHON) packaging/prepare.sh bench
+	@$(call verdict,bench-engine,$(BIN)/python -m tests.bench.engine_alone $(ARGS))
 
 clean:
 	rm -rf build/stamps build/lib.* build/temp.* build/prepare.log dist *.egg-info
