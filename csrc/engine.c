@@ -4,6 +4,7 @@
  *   engine_octets.c     what becomes of a segment's octets
  *   engine_hear.c       the session hears them, the policy judges, the action is carried out
  *   engine_exception.c  what cannot be judged
+ *   engine_offload.c    what nobody judges (any more), and how the kernel gets it
  *   engine_end.c        how a flow ends
  *   engine_output.c     what leaves
  *   engine_report.c     counters and events
@@ -16,11 +17,25 @@
 
 /* ---- a packet ---- */
 
+/* The policy of now for a flow's ends and interfaces. */
+static const struct nq_policy *policy_for(const struct nq_engine *engine, const struct nq_flow *flow)
+{
+    const struct nq_classes *classes = atomic_load_explicit(&engine->classes, memory_order_acquire);
+    struct nq_speaker client = speaker_of(flow, 0);
+    const struct nq_stream *own = &flow->stream[0];
+    return classes ? classes_choose(classes, &client, own->in_ifindex, own->out_ifindex)
+                   : atomic_load_explicit(&engine->policy, memory_order_acquire);
+}
+
 static void begin_session(struct nq_engine *engine, struct nq_flow *flow)
 {
-    flow->policy = atomic_load_explicit(&engine->policy, memory_order_acquire);
+    flow->policy = policy_for(engine, flow);
     session_begin(&flow->session);
     engine_count(engine, COUNT_FLOWS_OPENED);
+    if (!flow->policy->exempt)
+        return;
+    engine_count(engine, COUNT_EXEMPT);
+    engine_give_up(engine, flow);
 }
 
 static struct nq_flow *admit(struct nq_engine *engine, const struct nq_view *view)
@@ -111,6 +126,7 @@ static void judge_segment(struct nq_engine *engine, struct nq_flow *flow, unsign
     engine_release(engine, flow);
     if (flow->state == FLOW_CLOSED)
         engine_finish(engine, flow, view->flags & NQ_RST ? REASON_RST : REASON_FIN);
+    engine_offload(engine, flow, view->packet);
     flow_touch(&engine->flows, flow, engine->now);
 }
 
@@ -139,6 +155,22 @@ static void judge_icmp(struct nq_engine *engine, struct nq_view *about)
     out->len = packet->len;
 }
 
+static void judge_of_flow(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view)
+{
+    bool begins = (view->flags & (NQ_SYN | NQ_ACK)) == NQ_SYN; /* anew, once the other end has agreed; see on_syn() */
+    bool over = flow->state == FLOW_DEAD || flow->state == FLOW_LEFT;
+    if ((flow->given_up || over || flow->state == FLOW_REFUSED) && !flow_bound(&engine->flows, flow, direction, view->packet))
+        engine_drop(engine, flow, direction, view, REASON_DIRECTION);
+    else if (flow->given_up && (!begins || (flow->policy->exempt && policy_for(engine, flow)->exempt)))
+        engine_pass(engine, flow, direction, view);
+    else if (over)
+        engine_bury(engine, flow, direction, view);
+    else if (flow->state == FLOW_REFUSED)
+        engine_hear_refused(engine, flow, direction, view);
+    else
+        judge_segment(engine, flow, direction, view);
+}
+
 static void judge(struct nq_engine *engine, const struct nq_packet *packet)
 {
     struct nq_view view = { .packet = packet };
@@ -161,18 +193,9 @@ static void judge(struct nq_engine *engine, const struct nq_packet *packet)
         engine_cannot_judge(engine, NULL, 0, &view, reason);
         return;
     }
-    bool begins = (view.flags & (NQ_SYN | NQ_ACK)) == NQ_SYN; /* anew, once the other end has agreed; see on_syn() */
     flow->stream[direction].packets++;
     flow->stream[direction].octets += packet->len;
-    if (flow->given_up && !begins) {
-        engine_accept(engine, &view);
-        flow_touch(&engine->flows, flow, engine->now);
-    } else if (flow->state == FLOW_DEAD)
-        engine_bury(engine, flow, direction, &view);
-    else if (flow->state == FLOW_REFUSED)
-        engine_hear_refused(engine, flow, direction, &view);
-    else
-        judge_segment(engine, flow, direction, &view);
+    judge_of_flow(engine, flow, direction, &view);
 }
 
 /* ---- the two entries ---- */
@@ -309,6 +332,13 @@ void nq_engine_free(struct nq_engine *engine)
 void nq_engine_install(struct nq_engine *engine, const struct nq_policy *policy)
 {
     atomic_store_explicit(&engine->policy, policy, memory_order_release);
+    atomic_store_explicit(&engine->classes, NULL, memory_order_release);
+}
+
+void nq_engine_install_classes(struct nq_engine *engine, const struct nq_classes *classes)
+{
+    atomic_store_explicit(&engine->policy, classes_otherwise(classes), memory_order_release);
+    atomic_store_explicit(&engine->classes, classes, memory_order_release);
 }
 
 uint32_t nq_engine_events(struct nq_engine *engine, struct nq_event *into, uint32_t max)

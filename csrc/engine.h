@@ -38,6 +38,7 @@ struct nq_output {
     uint32_t kind;              /* enum nq_output_kind: a verdict on a packet of yours, or a packet of our own */
     uint32_t id;                /* NQ_DECISION: the packet's id, of this call or of an earlier one that held it */
     uint32_t verdict;           /* NQ_DECISION: enum nq_verdict */
+    uint32_t offload;           /* NQ_DECISION, NQ_ACCEPT: 1 where the kernel may have the packet's connection from now on */
     uint32_t len;               /* octets at data */
     uint8_t *data;              /* NQ_DECISION: NULL leaves as it came, else this leaves instead; checksums are complete */
 };
@@ -138,6 +139,44 @@ const char *nq_match_name(uint32_t match);              /* NULL above the last *
 struct nq_policy *nq_policy_new(const struct nq_policy_spec *spec, char *error);
 void nq_policy_free(struct nq_policy *policy);
 
+/* ---- classes: which policy, if any, a connection gets ------------------------------------------------------------ */
+
+struct nq_network {
+    uint32_t family;            /* 4 or 6 */
+    uint32_t bits;              /* of the prefix: up to 32 or 128 */
+    uint8_t prefix[16];         /* network order; IPv4 in the first four octets */
+};
+
+/* What a connection's SYN must show to be of this class. A list without entries asks for nothing. */
+struct nq_class_spec {
+    const char *name;           /* for messages */
+    const struct nq_policy *policy;             /* NULL: exempt; its connections pass as they come */
+    const struct nq_network *clients;           /* the SYN's source lies in one of these ... */
+    uint32_t client_count;
+    const struct nq_network *clients_except;    /* ... and in none of these */
+    uint32_t client_except_count;
+    const struct nq_network *servers;           /* likewise its destination */
+    uint32_t server_count;
+    const struct nq_network *servers_except;
+    uint32_t server_except_count;
+    const uint16_t *ports;      /* the SYN's destination port */
+    uint32_t port_count;
+    const uint32_t *in_ifindexes;               /* where the SYN came from; 0: this host */
+    uint32_t in_count;
+    const uint32_t *out_ifindexes;              /* where it goes; 0: this host */
+    uint32_t out_count;
+};
+
+struct nq_classes;
+
+/* Compile classes: the first that a connection is of decides; `otherwise` is for connections of none. The specs and what they
+ * point to may be freed afterwards, but not the policies. Returns NULL and a sentence in error (NQ_ERROR_MAX octets) where a
+ * network has more bits than its family or bits set behind its prefix, where there are more than 1024 classes or 65536 entries
+ * in a list, or memory is short. */
+struct nq_classes *nq_classes_new(const struct nq_class_spec *specs, uint32_t count, const struct nq_policy *otherwise,
+                                  char *error);
+void nq_classes_free(struct nq_classes *classes);
+
 /* ---- the engine ------------------------------------------------------------------------------------------------- */
 
 enum nq_binding { NQ_BIND_OFF = 0, NQ_BIND_STRICT = 1 };
@@ -157,6 +196,7 @@ struct nq_settings {
     uint32_t idle;              /* seconds */
     uint32_t tombstone;         /* seconds that a dead flow is remembered */
     uint32_t binding;           /* enum nq_binding */
+    uint32_t offload;           /* 1: whoever carries the decisions out can hand a connection over to the kernel */
     uint32_t recorded;          /* 1: the ends do not hear us; they acknowledge what they were sent when a capture was taken */
     uint8_t hash_key[16];       /* SipHash key; random in production, fixed in tests */
 };
@@ -173,6 +213,10 @@ void nq_engine_free(struct nq_engine *engine);
 
 /* The policy for flows that begin from now on; flows under way keep theirs. */
 void nq_engine_install(struct nq_engine *engine, const struct nq_policy *policy);
+
+/* The same with classes before it: connections of none get `otherwise`, which becomes the policy of what has no flow, too. The
+ * classes stay the caller's and must outlive every engine that they are installed in, later installations or not. */
+void nq_engine_install_classes(struct nq_engine *engine, const struct nq_classes *classes);
 
 /* ENTRY ONE. Judge a packet. The result and what it points to stay valid until the next call; the packet's data must stay
  * in place that long, too. Holding a packet is no decision: its decision comes out of a later call, under its id. */
@@ -244,6 +288,8 @@ struct nq_queue_settings {
     uint32_t own_mark;          /* packet mark of what we inject, and own_mark + 1 of what conntrack must leave alone (the
                                    deployment exempts it from tracking), so below 0xffffffff; 0: no raw sockets, injections
                                    are counted and lost */
+    uint32_t offload_mark;      /* bits set in the packet mark of a decision that offloads, for the deployment to keep on the
+                                   connmark; 0: none */
 };
 
 struct nq_queue;

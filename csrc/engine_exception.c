@@ -24,11 +24,8 @@ static unsigned exception_of(enum nq_reason reason)
 
 static void give_up(struct nq_engine *engine, struct nq_flow *flow, struct nq_view *view)
 {
-    static const uint8_t opening[] = { ON_SYN, ON_SYN_ACK, ON_ACK };
-    for (size_t i = 0; i < sizeof opening && flow->state < FLOW_ESTABLISHED; i++)
-        flow_on(&engine->flows, flow, opening[i], engine->now); /* it lives as long as one that is judged */
+    engine_give_up(engine, flow);
     engine_count(engine, COUNT_GIVEN_UP);
-    flow->given_up = true;
     view->edited = false;
     engine_accept(engine, view);
     engine_drop_held(engine, flow, UINT64_MAX, REASON_HELD_EXPIRED);

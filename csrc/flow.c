@@ -45,16 +45,17 @@ static uint32_t hash(const struct nq_flow_table *table, const struct nq_key *key
 #define NO FLOW_FREE
 
 static const uint8_t next_state[FLOW_STATES][FLOW_EVENTS] = {
-    /*                      SYN            SYN-ACK            ACK               first FIN         second FIN    all acked    RST          refused    replied */
-    [FLOW_FREE]         = { FLOW_SYN_SENT, NO,                NO,               NO,               NO,           NO,          NO,          NO,        NO           },
-    [FLOW_SYN_SENT]     = { FLOW_SYN_SENT, FLOW_SYN_RECEIVED, NO,               NO,               NO,           NO,          FLOW_CLOSED, FLOW_DEAD, NO           },
-    [FLOW_SYN_RECEIVED] = { FLOW_SYN_SENT, FLOW_SYN_RECEIVED, FLOW_ESTABLISHED, NO,               NO,           NO,          FLOW_CLOSED, FLOW_DEAD, NO           },
-    [FLOW_ESTABLISHED]  = { FLOW_SYN_SENT, NO,                NO,               FLOW_HALF_CLOSED, NO,           NO,          FLOW_CLOSED, FLOW_DEAD, FLOW_REFUSED },
-    [FLOW_HALF_CLOSED]  = { FLOW_SYN_SENT, NO,                NO,               NO,               FLOW_CLOSING, NO,          FLOW_CLOSED, FLOW_DEAD, FLOW_REFUSED },
-    [FLOW_CLOSING]      = { FLOW_SYN_SENT, NO,                NO,               NO,               NO,           FLOW_CLOSED, FLOW_CLOSED, FLOW_DEAD, NO           },
-    [FLOW_CLOSED]       = { FLOW_SYN_SENT, NO,                NO,               NO,               NO,           FLOW_CLOSED, FLOW_CLOSED, FLOW_DEAD, NO           },
-    [FLOW_REFUSED]      = { NO,            NO,                NO,               NO,               NO,           NO,          NO,          FLOW_DEAD, NO           },
-    [FLOW_DEAD]         = { FLOW_SYN_SENT, NO,                NO,               NO,               NO,           NO,          NO,          FLOW_DEAD, NO           },
+    /*                      SYN            SYN-ACK            ACK               first FIN         second FIN    all acked    RST          refused    replied       left */
+    [FLOW_FREE]         = { FLOW_SYN_SENT, NO,                NO,               NO,               NO,           NO,          NO,          NO,        NO,           NO        },
+    [FLOW_SYN_SENT]     = { FLOW_SYN_SENT, FLOW_SYN_RECEIVED, NO,               NO,               NO,           NO,          FLOW_CLOSED, FLOW_DEAD, NO,           NO        },
+    [FLOW_SYN_RECEIVED] = { FLOW_SYN_SENT, FLOW_SYN_RECEIVED, FLOW_ESTABLISHED, NO,               NO,           NO,          FLOW_CLOSED, FLOW_DEAD, NO,           NO        },
+    [FLOW_ESTABLISHED]  = { FLOW_SYN_SENT, NO,                NO,               FLOW_HALF_CLOSED, NO,           NO,          FLOW_CLOSED, FLOW_DEAD, FLOW_REFUSED, FLOW_LEFT },
+    [FLOW_HALF_CLOSED]  = { FLOW_SYN_SENT, NO,                NO,               NO,               FLOW_CLOSING, NO,          FLOW_CLOSED, FLOW_DEAD, FLOW_REFUSED, FLOW_LEFT },
+    [FLOW_CLOSING]      = { FLOW_SYN_SENT, NO,                NO,               NO,               NO,           FLOW_CLOSED, FLOW_CLOSED, FLOW_DEAD, NO,           NO        },
+    [FLOW_CLOSED]       = { FLOW_SYN_SENT, NO,                NO,               NO,               NO,           FLOW_CLOSED, FLOW_CLOSED, FLOW_DEAD, NO,           NO        },
+    [FLOW_REFUSED]      = { NO,            NO,                NO,               NO,               NO,           NO,          NO,          FLOW_DEAD, NO,           NO        },
+    [FLOW_DEAD]         = { FLOW_SYN_SENT, NO,                NO,               NO,               NO,           NO,          NO,          FLOW_DEAD, NO,           NO        },
+    [FLOW_LEFT]         = { FLOW_SYN_SENT, NO,                FLOW_ESTABLISHED, NO,               NO,           NO,          NO,          NO,        NO,           NO        },
 };
 
 #undef NO
@@ -64,6 +65,7 @@ static const uint8_t timer_of[FLOW_STATES] = {
     [FLOW_ESTABLISHED] = TIMER_IDLE, [FLOW_HALF_CLOSED] = TIMER_IDLE,
     [FLOW_CLOSING] = TIMER_FIN, [FLOW_CLOSED] = TIMER_FIN,
     [FLOW_REFUSED] = TIMER_REFUSED, [FLOW_DEAD] = TIMER_TOMBSTONE,
+    [FLOW_LEFT] = TIMER_TOMBSTONE,
 };
 
 static uint32_t index_of(const struct nq_flow_table *table, const struct nq_flow *flow)
@@ -258,7 +260,7 @@ static bool alive(const struct nq_flow *flow)
 bool flow_replaced(const struct nq_flow *flow, unsigned direction, const struct nq_view *view)
 {
     bool syn = (view->flags & (NQ_SYN | NQ_ACK | NQ_RST | NQ_FIN)) == NQ_SYN;
-    bool over = flow->state == FLOW_CLOSED || flow->state == FLOW_DEAD;
+    bool over = flow->state == FLOW_CLOSED || flow->state == FLOW_DEAD || flow->state == FLOW_LEFT;
     bool again = direction == 0 && view->seq + 1 == flow->stream[0].begin;
     return syn && over && !again;
 }
@@ -287,6 +289,7 @@ void flow_reopen(struct nq_flow_table *table, struct nq_flow *flow, uint64_t now
     take_options(flow, 0, &(struct nq_tcp_options){ .mss = syn->mss, .window_scale = syn->window_scale });
     flow->reopening = false;
     flow->given_up = false;
+    flow->opaque = false;
     flow->recorded = false;
     flow->ended_by = 0;
     flow->started = now;
@@ -416,10 +419,16 @@ static enum nq_reason on_segment(struct nq_flow_table *table, struct nq_pool *po
     return REASON_NONE;
 }
 
+bool flow_bound(const struct nq_flow_table *table, const struct nq_flow *flow, unsigned direction,
+                const struct nq_packet *packet)
+{
+    return bound(table, &flow->stream[direction], packet);
+}
+
 enum nq_reason flow_segment(struct nq_flow_table *table, struct nq_pool *pool, struct nq_flow *flow, unsigned direction,
                             struct nq_view *view, uint64_t now)
 {
-    if (!bound(table, &flow->stream[direction], view->packet))
+    if (!flow_bound(table, flow, direction, view->packet))
         return REASON_DIRECTION;
     if (view->flags & NQ_SYN)
         return on_handshake(table, pool, flow, direction, view, now);

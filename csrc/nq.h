@@ -350,6 +350,7 @@ struct nq_policy {
     struct nq_words allowed_verbs, allowed_keywords;
     bool mask_verbs, mask_keywords; /* words that are not allowed become X */
     bool alert, audit_trail, dry_run, offload;
+    bool exempt;                /* its flows are given up from their SYN on */
     uint8_t banner;             /* enum nq_banner */
     uint8_t exceptions[NQ_EXCEPTIONS];
     uint64_t max_data;
@@ -516,6 +517,21 @@ void mime_begin(struct nq_mime *mime);
  * message can be of interest: it must not cost more than a memchr. */
 enum nq_mime_said mime_take(struct nq_mime *mime, const struct nq_mime_policy *policy, const uint8_t **at, const uint8_t *end);
 
+/* ---- tls_hello.c: does a stream go on with a TLS handshake? ------------------------------------------------------- */
+
+enum { HELLO_CLIENT = 1, HELLO_SERVER = 2 };    /* HandshakeType: RFC 8446, 4 */
+enum { NQ_HELLO_OCTETS = 6 };   /* up to the handshake's type */
+
+struct nq_hello {
+    uint8_t octets;             /* seen of the first record's beginning */
+    bool wrong;                 /* it is no such hello */
+};
+
+/* Take octets of the stream, from the first one that is no SMTP any more. */
+void hello_take(struct nq_hello *hello, uint8_t type, const uint8_t *at, const uint8_t *end);
+/* Did the stream begin with a handshake record that holds a hello of the type asked for? */
+bool hello_seen(const struct nq_hello *hello);
+
 /* ---- smtp_session.c: two machines, client and server, coupled by the commands that await a reply ------------------ */
 
 enum nq_mode {                  /* how the client's octets are to be read */
@@ -545,6 +561,7 @@ struct nq_session {
     uint32_t replies;           /* lines from the server */
     uint32_t messages;
     uint64_t data;              /* octets of message data */
+    struct nq_hello hello[2];   /* by direction; MODE_OPAQUE */
 };
 
 enum nq_said_what {
@@ -735,11 +752,13 @@ enum nq_flow_state {            /* as seen from the middle */
     FLOW_CLOSED,                /* both are acknowledged, or a valid RST passed */
     FLOW_REFUSED,               /* the server is reset, the client is being told why */
     FLOW_DEAD,                  /* ended by the policy: a tombstone */
+    FLOW_LEFT,                  /* given up, and no more is expected: the kernel has it, or both ends have said FIN */
     FLOW_STATES
 };
 
 enum nq_flow_event {
-    ON_SYN = 0, ON_SYN_ACK, ON_ACK, ON_FIRST_FIN, ON_SECOND_FIN, ON_ALL_ACKED, ON_RST, ON_REFUSED, ON_REPLIED, FLOW_EVENTS
+    ON_SYN = 0, ON_SYN_ACK, ON_ACK, ON_FIRST_FIN, ON_SECOND_FIN, ON_ALL_ACKED, ON_RST, ON_REFUSED, ON_REPLIED, ON_LEFT,
+    FLOW_EVENTS
 };
 
 struct nq_key {                 /* the lower end first, so that both directions have one key */
@@ -764,7 +783,9 @@ struct nq_flow {
     bool reopening;             /* a SYN came that begins the flow anew once a SYN-ACK confirms it */
     bool recorded;              /* its record is written */
     uint8_t ended_by;           /* enum nq_reason */
-    bool given_up;              /* an exception let it pass: nothing is judged any more */
+    bool given_up;              /* nothing is judged any more: an exception let it pass, or it is exempt, or offloaded */
+    bool opaque;                /* opaque_from is known */
+    uint32_t opaque_from[2];    /* by direction: the first sequence number that may be TLS's */
     bool answers_reset;         /* dead, and its ends are told so with a RST */
     uint32_t discarded;         /* octets of the refused client thrown away */
     uint64_t replied;           /* ns; when the refusal was sent last */
@@ -809,6 +830,9 @@ bool flow_on(struct nq_flow_table *table, struct nq_flow *flow, enum nq_flow_eve
 void flow_touch(struct nq_flow_table *table, struct nq_flow *flow, uint64_t now);
 /* The oldest flow whose time is up; NULL where there is none. */
 struct nq_flow *flow_due(struct nq_flow_table *table, uint64_t now);
+/* Does the packet come from the interfaces from which this end speaks? */
+bool flow_bound(const struct nq_flow_table *table, const struct nq_flow *flow, unsigned direction,
+                const struct nq_packet *packet);
 /* Handshake, acknowledgement, window, RST: is this segment one that the other end may see? */
 enum nq_reason flow_segment(struct nq_flow_table *table, struct nq_pool *pool, struct nq_flow *flow, unsigned direction,
                             struct nq_view *view, uint64_t now);
@@ -864,6 +888,13 @@ uint32_t refuse_rst(const struct nq_speaker *speaker, uint8_t *into);
 uint32_t refuse_say(const struct nq_speaker *speaker, uint8_t flags, const uint8_t *text, uint32_t len, uint8_t *into);
 /* The server, in answer to what the client just sent; it has said `said` octets of its own since the refusal. */
 struct nq_speaker speaker_answering(const struct nq_flow *flow, const struct nq_view *view, uint32_t said);
+
+/* ---- classes.c: which policy a connection gets ---------------------------------------------------------------------- */
+
+/* client: who sent the SYN, to whom; in and out: the interfaces that it passed. Never NULL. */
+const struct nq_policy *classes_choose(const struct nq_classes *classes, const struct nq_speaker *client, uint32_t in,
+                                       uint32_t out);
+const struct nq_policy *classes_otherwise(const struct nq_classes *classes);
 
 /* ---- event.c: a fixed ring to Python; drops and counts, never blocks ---------------------------------------------- */
 
@@ -947,6 +978,7 @@ int injector_send(struct nq_injector *injector, uint8_t *data, uint32_t len);
 struct nq_engine {
     struct nq_settings settings;
     _Atomic(const struct nq_policy *) policy;
+    _Atomic(const struct nq_classes *) classes; /* NULL: none */
     struct nq_pool pool;
     struct nq_flow_table flows;
     struct nq_ring ring;
@@ -1024,6 +1056,15 @@ void engine_hear_refused(struct nq_engine *engine, struct nq_flow *flow, unsigne
 /* The policy's answer to a segment that does not pass; flow may be NULL. */
 void engine_cannot_judge(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view,
                          enum nq_reason reason);
+
+/* ---- engine_offload.c: flows that nobody judges (any more) ---------------------------------------------------------- */
+
+/* From now on what comes of the flow passes as it comes. */
+void engine_give_up(struct nq_engine *engine, struct nq_flow *flow);
+/* A packet of a flow that was given up. */
+void engine_pass(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view);
+/* A packet of a judged flow was answered: may the kernel have the flow from this packet on? */
+void engine_offload(struct nq_engine *engine, struct nq_flow *flow, const struct nq_packet *packet);
 
 /* ---- engine_hear.c: octets are heard, judged, acted on ------------------------------------------------------------- */
 

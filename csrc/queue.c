@@ -31,12 +31,23 @@
 #define PENDING          256            /* verdicts sent in one message */
 #define PENDING_OCTETS   (256u << 10)   /* of edited packets in one message: what the kernel copies at once */
 #define VERDICT_OCTETS   (NLMSG_SPACE(sizeof(struct nfgenmsg)) + NLA_HDRLEN + sizeof(struct nfqnl_msg_verdict_hdr))
-#define HEADS_OCTETS     (PENDING * (VERDICT_OCTETS + NLA_HDRLEN + NLA_ALIGNTO))
+#define MARK_OCTETS      (NLA_HDRLEN + sizeof(uint32_t))
+#define HEADS_OCTETS     (PENDING * (VERDICT_OCTETS + MARK_OCTETS + NLA_HDRLEN + NLA_ALIGNTO))
 #define COPY_RANGE       65531          /* nfnetlink_queue.c: 0xffff - NLA_HDRLEN */
 #define SEND_BUFFER_MIN  (2 * NQ_LARGE_OCTETS)
 #define TICK             250000000ull   /* ns */
 #define ACK_WAIT         1000           /* ms; the kernel answers while we send */
 #define SEQUENCE         0x6e710000     /* of our configuration messages */
+
+struct verdict {
+    struct nq_output output;
+    uint32_t mark;                      /* the packet's new one; 0: it keeps its own */
+};
+
+struct arrival {                        /* a packet as the kernel handed it over */
+    struct nq_packet packet;
+    uint32_t mark;
+};
 
 struct batch {                          /* a message of many verdicts in the making */
     struct iovec pieces[2 * PENDING + 1];
@@ -51,13 +62,14 @@ struct nq_queue {
     struct nq_injector injector;
     int fd, wake;
     uint16_t number;                    /* network order */
+    uint32_t offload_mark;
     _Atomic bool stopping;
     _Atomic uint64_t progress;
     uint64_t epoch;                     /* ns; what CLOCK_MONOTONIC lacks to the wall clock, when the queue was made */
     uint64_t tick_due;
     uint32_t pending_octets, pending_max;
     uint32_t pending_count;
-    struct nq_output pending[PENDING];  /* verdicts not yet sent */
+    struct verdict pending[PENDING];    /* not yet sent */
     struct batch batch;
     uint32_t slots;                     /* blocks in hand */
     uint32_t slots_max;                 /* at most SLOTS, and a quarter of the pool */
@@ -96,20 +108,20 @@ static void config_add(struct config *config, uint16_t type, const void *value, 
     config->header.nlmsg_len += NLA_ALIGN(attribute.nla_len);
 }
 
-static int verdicts_send(struct nq_queue *queue, const struct nq_output *outputs, uint32_t count);
+static int verdicts_send(struct nq_queue *queue, const struct verdict *verdicts, uint32_t count);
 
 /* A packet that comes before the queue is ours in full has no engine to go to. Its sender will repeat it. */
 static void drop_early(struct nq_queue *queue, const struct nlmsghdr *header)
 {
     const struct nlattr *first = (const void *)((const uint8_t *)NLMSG_DATA(header) + sizeof(struct nfgenmsg));
-    struct nq_output drop = { .kind = NQ_DECISION, .verdict = NQ_DROP };
+    struct verdict drop = { .output = { .kind = NQ_DECISION, .verdict = NQ_DROP } };
     struct nfqnl_msg_packet_hdr packet;
 
     if (header->nlmsg_len < NLMSG_SPACE(sizeof(struct nfgenmsg)) + NLA_HDRLEN + sizeof packet
         || first->nla_type != NFQA_PACKET_HDR)
         return;
     memcpy(&packet, (const uint8_t *)first + NLA_HDRLEN, sizeof packet);
-    drop.id = ntohl(packet.packet_id);
+    drop.output.id = ntohl(packet.packet_id);
     verdicts_send(queue, &drop, 1);
 }
 
@@ -244,8 +256,18 @@ static void batch_head(struct batch *batch, const void *octets, uint32_t len)
         batch->pieces[batch->count++] = (struct iovec){ .iov_base = at, .iov_len = len };
 }
 
-static void batch_verdict(struct batch *batch, uint16_t number, const struct nq_output *output)
+static void batch_mark(struct batch *batch, uint32_t mark)
 {
+    const struct { struct nlattr attribute; uint32_t mark; } head = {
+        { .nla_len = MARK_OCTETS, .nla_type = NFQA_MARK }, htonl(mark),
+    };
+
+    batch_head(batch, &head, sizeof head);
+}
+
+static void batch_verdict(struct batch *batch, uint16_t number, const struct verdict *verdict)
+{
+    const struct nq_output *output = &verdict->output;
     struct {
         struct nlmsghdr header;
         struct nfgenmsg family;
@@ -262,12 +284,12 @@ static void batch_verdict(struct batch *batch, uint16_t number, const struct nq_
     static const uint8_t padding[NLA_ALIGNTO];
 
     _Static_assert(sizeof head == VERDICT_OCTETS, "a verdict has no holes");
-    if (!output->data) {
-        batch_head(batch, &head, sizeof head);
-        return;
-    }
-    head.header.nlmsg_len += NLA_HDRLEN + output->len;
+    head.header.nlmsg_len += (verdict->mark ? MARK_OCTETS : 0) + (output->data ? NLA_HDRLEN + output->len : 0);
     batch_head(batch, &head, sizeof head);
+    if (verdict->mark)
+        batch_mark(batch, verdict->mark);
+    if (!output->data)
+        return;
     batch_head(batch, &payload, sizeof payload);
     batch->pieces[batch->count++] = (struct iovec){ .iov_base = output->data, .iov_len = output->len };
     batch_head(batch, padding, NLA_ALIGN(output->len) - output->len);
@@ -275,7 +297,7 @@ static void batch_verdict(struct batch *batch, uint16_t number, const struct nq_
 
 /* One message for `count` verdicts, at most PENDING. Returns 0 or -errno; what the kernel thinks of each comes as
  * NLMSG_ERROR. */
-static int verdicts_send(struct nq_queue *queue, const struct nq_output *outputs, uint32_t count)
+static int verdicts_send(struct nq_queue *queue, const struct verdict *verdicts, uint32_t count)
 {
     struct sockaddr_nl kernel = { .nl_family = AF_NETLINK };
     struct batch *batch = &queue->batch;
@@ -284,7 +306,7 @@ static int verdicts_send(struct nq_queue *queue, const struct nq_output *outputs
 
     batch->count = batch->heads_len = 0;
     for (uint32_t i = 0; i < count; i++)
-        batch_verdict(batch, queue->number, &outputs[i]);
+        batch_verdict(batch, queue->number, &verdicts[i]);
     message.msg_iovlen = batch->count;
     do
         sent = sendmsg(queue->fd, &message, 0);
@@ -297,12 +319,10 @@ static int verdicts_send(struct nq_queue *queue, const struct nq_output *outputs
 static void pending_rescue(struct nq_queue *queue)
 {
     for (uint32_t i = 0; i < queue->pending_count; i++) {
-        struct nq_output drop = queue->pending[i];
+        struct verdict drop = { .output = { .kind = NQ_DECISION, .id = queue->pending[i].output.id, .verdict = NQ_DROP } };
 
         if (verdicts_send(queue, &queue->pending[i], 1) == 0)
             continue;
-        drop.data = NULL;
-        drop.verdict = NQ_DROP;
         engine_count(queue->engine, verdicts_send(queue, &drop, 1) == 0 ? COUNT_EDITS_LOST : COUNT_VERDICTS_LOST);
     }
 }
@@ -314,19 +334,20 @@ static void pending_flush(struct nq_queue *queue)
     queue->pending_count = queue->pending_octets = 0;
 }
 
-static void pending_add(struct nq_queue *queue, const struct nq_output *output)
+static void pending_add(struct nq_queue *queue, const struct nq_output *output, uint32_t mark)
 {
-    uint32_t octets = VERDICT_OCTETS + (output->data ? output->len : 0);
+    uint32_t octets = VERDICT_OCTETS + MARK_OCTETS + (output->data ? output->len : 0);
+    struct verdict *verdict;
 
     if (queue->pending_count == PENDING || queue->pending_octets + octets > queue->pending_max)
         pending_flush(queue);
-    queue->pending[queue->pending_count] = *output;
+    verdict = &queue->pending[queue->pending_count++];
+    *verdict = (struct verdict){ *output, output->offload && queue->offload_mark ? mark | queue->offload_mark : 0 };
     if (output->len > COPY_RANGE) {     /* an attribute's length has 16 bits */
-        queue->pending[queue->pending_count].verdict = NQ_DROP;
-        queue->pending[queue->pending_count].data = NULL;
+        verdict->output.verdict = NQ_DROP;
+        verdict->output.data = NULL;
         engine_count(queue->engine, COUNT_EDITS_LOST);
     }
-    queue->pending_count++;
     queue->pending_octets += octets;
 }
 
@@ -343,8 +364,9 @@ static void inject(struct nq_queue *queue, const struct nq_output *output)
 }
 
 /* Pass on what a call to the engine returned. `slot` is the memory that the call's packet lies in: it stays as it is until
- * the round's verdicts are sent; anything else is only good until the next call. */
-static void answer(struct nq_queue *queue, const struct nq_result *result, const uint8_t *slot)
+ * the round's verdicts are sent; anything else is only good until the next call. `mark`: the call's packet's; only its decision
+ * ever offloads. */
+static void answer(struct nq_queue *queue, const struct nq_result *result, const uint8_t *slot, uint32_t mark)
 {
     bool fleeting = false;
 
@@ -352,7 +374,7 @@ static void answer(struct nq_queue *queue, const struct nq_result *result, const
         const struct nq_output *output = &result->outputs[i];
 
         if (output->kind == NQ_DECISION) {
-            pending_add(queue, output);
+            pending_add(queue, output, mark);
             fleeting |= output->data && (!slot || output->data < slot || output->data >= slot + NQ_LARGE_OCTETS);
             continue;
         }
@@ -407,11 +429,16 @@ static bool packet_complete(const struct nq_packet *packet)
     return true;                /* no IP at all: for the engine to say */
 }
 
-static bool packet_attribute(struct nq_packet *packet, struct nlattr *attribute)
+static bool packet_attribute(struct arrival *arrival, struct nlattr *attribute)
 {
+    struct nq_packet *packet = &arrival->packet;
+
     switch (attribute->nla_type & NLA_TYPE_MASK) {
     case NFQA_PACKET_HDR:
         return packet_id(packet, attribute);
+    case NFQA_MARK:
+        arrival->mark = attribute_u32(attribute);
+        break;
     case NFQA_IFINDEX_INDEV:
         packet->in_ifindex = attribute_u32(attribute);
         break;
@@ -432,10 +459,11 @@ static bool packet_attribute(struct nq_packet *packet, struct nlattr *attribute)
     return true;
 }
 
-/* Fill `packet` from the message's attributes up to `end`. Returns false where there is no id to answer to. An attribute
+/* Fill `arrival` from the message's attributes up to `end`. Returns false where there is no id to answer to. An attribute
  * that does not fit makes the packet a truncated one. */
-static bool packet_parse(struct nq_packet *packet, struct nlmsghdr *header, uint8_t *end)
+static bool packet_parse(struct arrival *arrival, struct nlmsghdr *header, uint8_t *end)
 {
+    struct nq_packet *packet = &arrival->packet;
     uint8_t *at = (uint8_t *)header + NLMSG_SPACE(sizeof(struct nfgenmsg));
     bool named = false;
 
@@ -448,7 +476,7 @@ static bool packet_parse(struct nq_packet *packet, struct nlmsghdr *header, uint
             packet->flags |= NQ_TRUNCATED;
             break;
         }
-        if (!packet_attribute(packet, attribute))
+        if (!packet_attribute(arrival, attribute))
             return false;
         named |= (attribute->nla_type & NLA_TYPE_MASK) == NFQA_PACKET_HDR;
         at += NLA_ALIGN(attribute->nla_len);
@@ -461,13 +489,13 @@ static bool packet_parse(struct nq_packet *packet, struct nlmsghdr *header, uint
 static void message_packet(struct nq_queue *queue, struct nlmsghdr *header, uint8_t *end, struct nq_block *block,
                            uint64_t now)
 {
-    struct nq_packet packet = { .block = block };
+    struct arrival arrival = { .packet.block = block };
 
-    if (!packet_parse(&packet, header, end)) {
+    if (!packet_parse(&arrival, header, end)) {
         engine_count(queue->engine, COUNT_MALFORMED);
         return;
     }
-    answer(queue, nq_engine_packet(queue->engine, &packet, now), block ? block->data : queue->reserve);
+    answer(queue, nq_engine_packet(queue->engine, &arrival.packet, now), block ? block->data : queue->reserve, arrival.mark);
 }
 
 /* An acknowledgement, or a verdict on a packet that is gone: a device went down, or a flush took it. */
@@ -559,7 +587,7 @@ static void tick_if_due(struct nq_queue *queue, uint64_t now)
     if (now < queue->tick_due)
         return;
     queue->tick_due = now + TICK;
-    answer(queue, nq_engine_tick(queue->engine, now), NULL);
+    answer(queue, nq_engine_tick(queue->engine, now), NULL, 0);
     pending_flush(queue);
 }
 
@@ -677,6 +705,7 @@ struct nq_queue *nq_queue_new(const struct nq_queue_settings *settings, struct n
     queue->fd = settings->fd;
     queue->wake = -1;
     queue->number = htons((uint16_t)settings->number);
+    queue->offload_mark = settings->offload_mark;
     queue->epoch = clock_ns(CLOCK_REALTIME) - clock_ns(CLOCK_MONOTONIC);
     if (!queue_open(queue, settings, error)) {
         nq_queue_free(queue);

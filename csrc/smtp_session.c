@@ -100,6 +100,14 @@ bool session_waits(const struct nq_session *session)
     return session->mode == MODE_WAIT || (session->mode == MODE_COMMAND && full && at_line_start);
 }
 
+/* ---- TLS: opaque, but for its beginning ---- */
+
+static void hear_tls(struct nq_hello *hello, uint8_t type, struct nq_cursor *cursor)
+{
+    hello_take(hello, type, cursor->at, cursor->end);
+    cursor->at = cursor->end;
+}
+
 /* ---- the client speaks ---- */
 
 static struct nq_said command_ends(struct nq_session *session)
@@ -180,7 +188,7 @@ struct nq_said session_client(struct nq_session *session, const struct nq_policy
     case MODE_COMMAND: said = hear_command(session, policy, cursor); break;
     case MODE_BODY: said = hear_body(session, cursor); break;
     case MODE_AUTH: said = hear_auth(session, cursor); break;
-    default: cursor->at = cursor->end; break;
+    default: hear_tls(&session->hello[0], HELLO_CLIENT, cursor); break;
     }
     said.from = from;
     said.to = cursor->at;
@@ -261,7 +269,7 @@ struct nq_said session_server(struct nq_session *session, const struct nq_policy
     uint8_t *from = cursor->at;
     struct nq_said said = { .what = SAID_NOTHING };
     if (session->mode == MODE_OPAQUE)
-        cursor->at = cursor->end;
+        hear_tls(&session->hello[1], HELLO_SERVER, cursor);
     else
         said = hear_reply(session, policy, cursor);
     said.from = from;

@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import IntEnum, IntFlag
 from functools import partial
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nfqguard._engine import ffi, lib
@@ -21,6 +21,7 @@ from nfqguard.report.event import Event as Event
 from nfqguard.report.event import EventType as EventType
 
 if TYPE_CHECKING:
+    from nfqguard.policy.class_spec import ClassSpec
     from nfqguard.policy.compile import PolicySpec, RuleSpec
     from nfqguard.policy.regex import Automaton
 
@@ -62,13 +63,14 @@ class Output:
     """One thing that leaves, in the order in which things leave.
 
     `data` is None where a packet leaves as it came; otherwise it is the whole packet from the IP header on, its
-    checksums complete.
+    checksums complete. `offload`: the kernel may have the packet's connection from now on.
     """
 
     kind: OutputKind
     id: int
     verdict: Verdict
     data: bytes | None
+    offload: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,7 @@ class Settings:
     idle: int
     tombstone: int
     binding: int
+    offload: int
     recorded: int
     hash_key: bytes
 
@@ -265,7 +268,7 @@ class Engine:
         pointer = lib.nq_engine_new(settings.native(), policy.pointer, error)
         if pointer == ffi.NULL:
             raise EngineError(_sentence(error))
-        self._policies = [policy]
+        self._policies: list[Policy | Classes] = [policy]
         self._pointer: Any = ffi.gc(pointer, partial(_free_engine, self._policies))
         self._buffer = ffi.new("uint8_t[]", PACKET_MAX)
         self._packet = ffi.new("struct nq_packet *")
@@ -278,10 +281,14 @@ class Engine:
             raise EngineError("this engine is closed")
         return self._pointer
 
-    def install(self, policy: Policy) -> None:
-        """The policy for flows that begin from now on. Flows under way keep theirs, so earlier policies stay alive."""
+    def install(self, policy: Policy | Classes) -> None:
+        """The policy, or the classes that choose one, for flows that begin from now on. Flows under way keep theirs, so
+        what was installed earlier stays alive."""
         self._policies.append(policy)
-        lib.nq_engine_install(self.pointer, policy.pointer)
+        if isinstance(policy, Classes):
+            lib.nq_engine_install_classes(self.pointer, policy.pointer)
+        else:
+            lib.nq_engine_install(self.pointer, policy.pointer)
 
     def packet(
         self,
@@ -329,13 +336,61 @@ class Engine:
             self._pointer = None
 
 
+class Classes:
+    """Ordered classes: the first that a connection's opening fits chooses its policy, or that it is exempt."""
+
+    def __init__(self, specs: Sequence[ClassSpec], policies: Mapping[str, Policy], otherwise: Policy,
+                 interfaces: Mapping[str, int]) -> None:
+        """`policies` has the policies that `specs` name, `interfaces` the index of each interface; `otherwise` is for
+        connections that fit no class. Raises KeyError for a name that is not there, EngineError with the engine's
+        sentence where the tables do not fit."""
+        self._policies = (otherwise, *(policies[spec.policy] for spec in specs if spec.policy is not None))
+        kept: list[Any] = []
+        native = ffi.new("struct nq_class_spec[]", len(specs))
+        for into, spec in zip(native, specs, strict=True):
+            kept.append(ffi.new("char[]", spec.name.encode()))
+            into.name = kept[-1]
+            into.policy = ffi.NULL if spec.policy is None else policies[spec.policy].pointer
+            self._networks(into, "clients", "client_count", kept, spec.clients)
+            self._networks(into, "clients_except", "client_except_count", kept, spec.clients_except)
+            self._networks(into, "servers", "server_count", kept, spec.servers)
+            self._networks(into, "servers_except", "server_except_count", kept, spec.servers_except)
+            self._numbers(into, "ports", "port_count", "uint16_t[]", kept, spec.ports)
+            for field in ("in", "out"):
+                indexes = [interfaces[name] for name in getattr(spec, f"{field}_interfaces")]
+                self._numbers(into, f"{field}_ifindexes", f"{field}_count", "uint32_t[]", kept, indexes)
+        error = ffi.new("char[]", lib.NQ_ERROR_MAX)
+        pointer = lib.nq_classes_new(native, len(specs), otherwise.pointer, error)
+        if pointer == ffi.NULL:
+            raise EngineError(_sentence(error))
+        self.pointer = ffi.gc(pointer, lib.nq_classes_free)
+
+    @staticmethod
+    def _networks(into: Any, field: str, count: str, kept: list[Any],
+                  networks: Sequence[IPv4Network | IPv6Network]) -> None:
+        table = ffi.new("struct nq_network[]", len(networks))
+        for native, network in zip(table, networks, strict=True):
+            native.family, native.bits = network.version, network.prefixlen
+            ffi.memmove(native.prefix, network.network_address.packed, network.max_prefixlen // 8)
+        kept.append(table)
+        setattr(into, field, table)
+        setattr(into, count, len(networks))
+
+    @staticmethod
+    def _numbers(into: Any, field: str, count: str, kind: str, kept: list[Any], numbers: Sequence[int]) -> None:
+        kept.append(ffi.new(kind, list(numbers)))
+        setattr(into, field, kept[-1])
+        setattr(into, count, len(numbers))
+
+
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
     """How a bound queue is drained (struct nq_queue_settings).
 
     `length`: packets the kernel may keep waiting, 1 to 65535. `fail_open`: what does not fit passes uninspected.
     `buffer`: octets of socket buffer each way. `own_mark`: packet mark of what we send ourselves, and own_mark + 1 of
-    what connection tracking must leave alone, so below 0xffffffff; 0: send nothing.
+    what connection tracking must leave alone, so below 0xffffffff; 0: send nothing. `offload_mark`: bits set in the
+    packet mark of a decision that offloads, for the deployment to keep on the connmark; 0: none.
     """
 
     number: int
@@ -343,6 +398,7 @@ class QueueSettings:
     fail_open: bool = False
     buffer: int = 32 << 20
     own_mark: int = 0
+    offload_mark: int = 0
 
 
 class Queue:
@@ -354,6 +410,7 @@ class Queue:
         native = ffi.new("struct nq_queue_settings *")
         native.fd, native.number, native.length = fd, settings.number, settings.length
         native.fail_open, native.buffer, native.own_mark = settings.fail_open, settings.buffer, settings.own_mark
+        native.offload_mark = settings.offload_mark
         error = ffi.new("char[]", lib.NQ_ERROR_MAX)
         pointer = lib.nq_queue_new(native, engine.pointer, error)
         self._epoch = time.time_ns() - time.monotonic_ns()
@@ -404,7 +461,7 @@ def _sentence(error: Any) -> str:
     return str(ffi.string(error).decode(errors="replace"))
 
 
-def _free_engine(policies: list[Policy], pointer: Any) -> None:
+def _free_engine(policies: list[Policy | Classes], pointer: Any) -> None:
     """`policies` is here so that it outlives the engine, which reads them."""
     lib.nq_engine_free(pointer)
     policies.clear()
@@ -429,7 +486,7 @@ def _outputs(result: Any) -> list[Output]:
 
 def _output(output: Any) -> Output:
     data = None if output.data == ffi.NULL else bytes(ffi.buffer(output.data, output.len))
-    return Output(OutputKind(output.kind), output.id, Verdict(output.verdict), data)
+    return Output(OutputKind(output.kind), output.id, Verdict(output.verdict), data, bool(output.offload))
 
 
 def _address(octets: Any) -> IPv4Address | IPv6Address:

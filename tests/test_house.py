@@ -113,8 +113,11 @@ def test_imports_inside_functions_are_seen(tmp_path: Path, monkeypatch: pytest.M
 # all const) but not tell. A view, a cursor or a line is no state in this sense: it is the caller's own, lent for the
 # call, as the session lends its lines to the scanner. What serves them all calls no stage.
 
-STAGES = ["packet", "icmp", "flow", "stream", "smtp_scan", "smtp_path", "smtp_session", "inspect", "edit", "refuse"]
-SERVICES = {"pool", "event", "policy", "inject", "conntrack", "edit_log", "regex"}
+STAGES = [
+    "packet", "icmp", "flow", "stream", "smtp_scan", "tls_hello", "smtp_path", "smtp_session", "inspect", "edit",
+    "refuse",
+]
+SERVICES = {"pool", "event", "policy", "classes", "inject", "conntrack", "edit_log", "regex"}
 DRIVERS = {path.stem for path in sanitized.engine_sources() if path.stem.startswith("engine")} | {"queue"}
 STATE = r"struct nq_(?:flow|flow_table|stream|session|engine|pool)\b"
 

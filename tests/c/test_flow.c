@@ -19,21 +19,23 @@ static const uint8_t paths[FLOW_STATES][5] = {  /* events, each plus one, that l
     [FLOW_CLOSED] = { ON_SYN + 1, ON_RST + 1 },
     [FLOW_REFUSED] = { ON_SYN + 1, ON_SYN_ACK + 1, ON_ACK + 1, ON_REPLIED + 1 },
     [FLOW_DEAD] = { ON_SYN + 1, ON_REFUSED + 1 },
+    [FLOW_LEFT] = { ON_SYN + 1, ON_SYN_ACK + 1, ON_ACK + 1, ON_LEFT + 1 },
 };
 
 /* One letter a state, one column an event: SYN, SYN-ACK, ACK, first FIN, second FIN, all acknowledged, RST, refused,
- * replied. A dot: the event does not fit the state, which stays. */
-static const char letters[] = "FSREHCXPD";
+ * replied, left to itself. A dot: the event does not fit the state, which stays. */
+static const char letters[] = "FSREHCXPDL";
 static const struct { uint8_t state; const char *next; } transitions[] = {
-    { FLOW_FREE,         "S........" },
-    { FLOW_SYN_SENT,     "SR....XD." },
-    { FLOW_SYN_RECEIVED, "SRE...XD." },
-    { FLOW_ESTABLISHED,  "S..H..XDP" },
-    { FLOW_HALF_CLOSED,  "S...C.XDP" },
-    { FLOW_CLOSING,      "S....XXD." },
-    { FLOW_CLOSED,       "S....XXD." },
-    { FLOW_REFUSED,      ".......D." },
-    { FLOW_DEAD,         "S......D." },
+    { FLOW_FREE,         "S........." },
+    { FLOW_SYN_SENT,     "SR....XD.." },
+    { FLOW_SYN_RECEIVED, "SRE...XD.." },
+    { FLOW_ESTABLISHED,  "S..H..XDPL" },
+    { FLOW_HALF_CLOSED,  "S...C.XDPL" },
+    { FLOW_CLOSING,      "S....XXD.." },
+    { FLOW_CLOSED,       "S....XXD.." },
+    { FLOW_REFUSED,      ".......D.." },
+    { FLOW_DEAD,         "S......D.." },
+    { FLOW_LEFT,         "S.E......." },
 };
 
 static struct nq_flow *flow_in(struct nq_flow_table *table, uint8_t state)
@@ -65,7 +67,7 @@ static int linked(const struct nq_flow_table *table, int timer, const struct nq_
 static void check_event(uint8_t state, uint8_t event, char next)
 {
     static const int timers[FLOW_STATES] = { -1, TIMER_SYN, TIMER_SYN, TIMER_IDLE, TIMER_IDLE, TIMER_FIN, TIMER_FIN, TIMER_REFUSED,
-                                             TIMER_TOMBSTONE };
+                                             TIMER_TOMBSTONE, TIMER_TOMBSTONE };
     struct nq_settings settings = wire_settings();
     struct nq_flow_table table;
     CHECK(flow_table_init(&table, &settings));
