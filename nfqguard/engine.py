@@ -201,7 +201,10 @@ class Policy:
             native.exceptions[cls._EXCEPTIONS[name]] = cls._ANSWERS[answer]
 
 
-_MATCHES = {name: number for number, name in enumerate(_all_names(lib.nq_match_name))}
+MATCH_NAMES = _all_names(lib.nq_match_name)
+"""What a rule may look at, in the engine's order."""
+
+_MATCHES = {name: number for number, name in enumerate(MATCH_NAMES)}
 
 _ACTIONS = {
     "log": lib.NQ_DO_LOG, "allow": lib.NQ_DO_ALLOW, "mask": lib.NQ_DO_MASK, "replace": lib.NQ_DO_REPLACE,

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from nfqguard.cli import main
 from nfqguard.policy.load import load, preset_names
 
-GOOD = 'policy = "mail"\n[policies.mail]\nextends = "asa"\nmask-banner = "none"\n'
+GOOD = 'policy = "mail"\n[policies.mail]\nextends = "ios-smtp"\n'
 
 
 def run(*arguments: object):
@@ -62,8 +62,8 @@ def test_json(file):
     assert (data["usable"], data["policy"], data["files"]) == (False, None, [])
     assert data["errors"] == [{
         "file": str(file), "key": "nonsense", "text": "there is no such key",
-        "remedy": "known are deployment, engine, events, policies, policy"}]
-    assert {warning["key"] for warning in data["warnings"]} == {"policies.ios-esmtp.verbs"}
+        "remedy": "known are classes, deployment, engine, events, network, policies, policy"}]
+    assert {warning["key"] for warning in data["warnings"]} == {"policies.modern.verbs"}
 
 
 def test_no_file(tmp_path):

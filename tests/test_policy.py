@@ -16,6 +16,8 @@ SMTP = {"DATA", "HELO", "HELP", "MAIL", "NOOP", "QUIT", "RCPT", "RSET", "SAML", 
 ESMTP = SMTP | {"AUTH", "EHLO", "ETRN"}
 ASA_KEYWORDS = {"8BITMIME", "AUTH", "BINARYMIME", "DSN", "ENHANCEDSTATUSCODES", "ETRN", "PIPELINING", "SIZE", "VRFY",
                 "CHECKPOINT", "HELP"}
+MODERN_KEYWORDS = ASA_KEYWORDS | {"STARTTLS", "CHUNKING", "SMTPUTF8", "REQUIRETLS", "LIMITS", "DELIVERBY",
+                                  "FUTURERELEASE", "MT-PRIORITY"}
 
 
 @pytest.fixture
@@ -46,21 +48,75 @@ def warned(configuration: Configuration) -> list[str]:
 # ---- presets -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "verbs", "keywords", "banner", "max_data"), [
-    ("ios-smtp", SMTP, set(), "pass", 20_000_000),
-    ("ios-esmtp", ESMTP, set(), "pass", 20_000_000),
-    ("asa", ESMTP, ASA_KEYWORDS, "asa", 0),
+@pytest.mark.parametrize(("name", "verbs", "keywords", "banner", "max_data", "timeout"), [
+    ("ios-smtp", SMTP, set(), "pass", 20_000_000, 3600),
+    ("ios-esmtp", ESMTP, set(), "pass", 20_000_000, 3600),
+    ("asa", ESMTP, ASA_KEYWORDS, "asa", 0, 0),
+    ("mailguard", {"DATA", "HELO", "MAIL", "NOOP", "QUIT", "RCPT", "RSET"}, set(), "asa", 0, 0),
+    ("modern", ESMTP | {"BDAT", "STARTTLS"}, MODERN_KEYWORDS, "modern", 0, 0),
 ])
-def test_presets_are_what_the_documents_say(name, verbs, keywords, banner, max_data):
+def test_presets_are_what_the_documents_say(name, verbs, keywords, banner, max_data, timeout):
     configuration = load_preset(name)
     spec = compile_policy(configuration.policy, configuration.policy_in_force)
     assert spec.name == name
     assert len(spec.verbs) == len(verbs) and set(spec.verbs) == verbs
     assert len(spec.keywords) == len(keywords) and set(spec.keywords) == keywords
     assert spec.mask_verbs is True
-    assert spec.mask_keywords is (name == "asa")
-    assert (spec.banner, spec.max_data) == (banner, max_data)
-    assert spec.exceptions == dict.fromkeys(("midstream", "gap", "memory", "unparsable", "truncated"), "drop")
+    assert spec.mask_keywords is bool(keywords)
+    assert (spec.banner, spec.max_data, spec.timeout) == (banner, max_data, timeout)
+    assert (spec.alert, spec.audit_trail, spec.dry_run) == (True, False, False)
+    answer = "reset" if name == "modern" else "drop"
+    assert spec.exceptions == {**dict.fromkeys(("midstream", "gap", "memory", "unparsable"), answer),
+                               "truncated": "drop"}
+
+
+def rows(name: str) -> list[tuple[object, ...]]:
+    """(match, threshold, words, are they exceptions, action, reply) of each rule of a preset, in order."""
+    spec = compile_policy(name, load_preset(name).policy_in_force)
+    return [(rule.match, rule.bound, " ".join(rule.words), rule.except_words, rule.action, rule.reply) for rule in
+            spec.rules]
+
+
+def row(match: str, action: str = "log", bound: int = 0, words: str = "", excepted: bool = False,
+        reply: str = "") -> tuple[object, ...]:
+    return (match, bound, words, excepted, action, reply)
+
+
+ANOMALIES = [row("cmd verb length", bound=4), row("wrong termination"), row("pipelined command"),
+             row("truncated command"), row("unexpected reply")]
+
+
+def test_the_matches_of_asa_are_its_default_map_in_its_order():
+    assert rows("asa") == [
+        row("cmd line length", "drop-connection", 512), row("cmd RCPT count", "drop-connection", 100),
+        row("body line length", "log", 998), row("header line length", "drop-connection", 998),
+        row("sender-address length", "drop-connection", 320), row("mime filename length", "drop-connection", 255),
+        *ANOMALIES, row("special-character", "reset"), row("size exceeded"), row("smuggling"), row("bare newline")]
+
+
+def test_the_matches_of_the_older_presets():
+    assert rows("mailguard") == [*ANOMALIES, row("special-character", "replace")]
+    assert rows("ios-smtp") == []
+    assert rows("ios-esmtp") == [row("parameter syntax", words="AUTH BODY ENVID NOTIFY ORCPT RET SIZE")]
+
+
+def test_the_matches_of_modern():
+    too_long = "500 5.5.2 Line too long"
+    assert sorted(rows("modern")) == sorted([
+        row("cmd line length", "reject", 2048, "AUTH", True, too_long),
+        row("cmd line length", "reject", 12288, "AUTH", False, too_long),
+        row("cmd line length", "log", 512, "AUTH", True),
+        row("wrong termination", "replace"), row("truncated command"),
+        row("pipelined command", words="AUTH DATA EHLO EXPN HELO NOOP QUIT STARTTLS TURN VRFY"),
+        row("early talker"), row("unexpected reply"), row("silent server"),
+        row("cmd RCPT count", "reject", 1000, reply="452 4.5.3 Too many recipients"), row("cmd RCPT count", bound=100),
+        row("sender-address length", "reject", 320, reply="553 5.1.7 Sender address too long"),
+        row("special-character", "reject", reply="553 5.1.3 Character not allowed in an address"),
+        row("starttls injection", "reset"), row("starttls stripped"), row("tls started"), row("auth in clear"),
+        row("smuggling", "replace"), row("bare newline", "replace"),
+        row("header line length", bound=998), row("body line length", bound=998),
+        row("mime filename length", bound=255), row("size exceeded"),
+    ])
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -74,7 +130,7 @@ def test_a_preset_is_an_ordinary_policy_file(name, tmp_path):
 def test_a_preset_that_is_not_there():
     with pytest.raises(ConfigError, match=r"^preset ios-esmpt: there is no such preset: did you mean 'ios-esmtp' or"):
         load_preset("ios-esmpt")
-    with pytest.raises(ConfigError, match=r"there is no such preset: known are asa, ios-esmtp, ios-smtp"):
+    with pytest.raises(ConfigError, match=r"there is no such preset: known are asa, ios-esmtp, ios-smtp, mailguard, m"):
         load_preset("zzz")
 
 
@@ -182,7 +238,8 @@ def test_smtp_with_ehlo_is_the_same_error(write):
 
 
 MISTAKES = [
-    ("nonsense = 1", "nonsense: there is no such key: known are deployment, engine, events, policies, policy"),
+    ("nonsense = 1", "nonsense: there is no such key: known are classes, deployment, engine, events, "
+     "network, policies, policy"),
     ("polcy = 'asa'", "polcy: there is no such key: did you mean 'policy' or 'policies'?"),
     ("policy = 'ass'", "policy: there is no policy or preset 'ass': did you mean 'asa'?"),
     ("policy = 3", "policy: 3 is not what is needed: give a text in quotes"),
@@ -203,9 +260,6 @@ MISTAKES = [
     ("[policies.x]\ninspect = 'esmtp'",
      "policies.x.verbs: no verb is allowed, so every command would become X: name the verbs, or write mask-verbs = "
      "false"),
-    ("[policies.x]\nextends = 'asa'\nverbs = ['EHLO', 'BDAT']",
-     "policies.x.verbs: BDAT cannot be allowed: the octets behind it are not counted and would be masked as commands: "
-     "take BDAT out, and mask CHUNKING"),
     ("[policies.'a b']\nextends = 'asa'",
      "policies.a b: this cannot be a policy's name: use 1 to 31 letters, digits, and _ . - (not first)"),
     ("[policies.x]\nextends = 'asa'\nverbs = ['A B']",
@@ -213,7 +267,7 @@ MISTAKES = [
     ("[policies.x]\nextends = 'asa'\nmask-verbs = 1",
      "policies.x.mask-verbs: 1 is not what is needed: give true or false"),
     ("[policies.x]\nextends = 'asa'\nmask-banner = 'pix'",
-     "policies.x.mask-banner: 'pix' is not known: give 'none', 'asa' or 'text'"),
+     "policies.x.mask-banner: 'pix' is not known: give 'none', 'asa', 'modern' or 'text'"),
     ("[policies.x]\nextends = 'asa'\nmax-data = -1", "policies.x.max-data: -1 is too small: give at least 0"),
     ("[policies.x]\nextends = 'asa'\n[policies.x.exceptions]\ngap = 'ignore'",
      "policies.x.exceptions.gap: 'ignore' is not known: give 'drop', 'reset' or 'pass'"),
@@ -252,8 +306,10 @@ def test_all_mistakes_at_once_each_with_its_own_file(write):
         "hyphen",
         "nfqguard.toml: deployment.ports[0]: 0 is too small: give at least 1",
         "conf.d/a.toml: engine.flows: 1 is too small: give at least 16",
-        "nfqguard.toml: policies.x.extends: there is no policy or preset 'nothing': known are asa, ios-esmtp, ios-smtp",
-        "nfqguard.toml: policy: there is no policy or preset 'nobody': known are asa, ios-esmtp, ios-smtp, x",
+        "nfqguard.toml: policies.x.extends: there is no policy or preset 'nothing': known are asa, ios-esmtp, "
+        "ios-smtp, mailguard, modern",
+        "nfqguard.toml: policy: there is no policy or preset 'nobody': known are asa, ios-esmtp, ios-smtp, "
+        "mailguard, modern, x",
     ]
 
 
@@ -280,7 +336,7 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_too_many_words(write):
     words = ", ".join(f"'{number:05d}'" for number in range(2000))
     (problem,) = problems(write(f"[policies.x]\nextends = 'asa'\nverbs = [{words}]\n"))
-    assert re.search(r"policies.x.verbs: the words have \d+ different prefixes, more than the 1000 that the engine can "
+    assert re.search(r"policies.x.verbs: the words have \d+ different prefixes, more than the 900 that the engine can "
                      r"tell apart: name fewer words$", problem)
 
 
@@ -311,17 +367,16 @@ def test_warnings(write):
         "turn it off in the server",
     ]
     assert warned(configuration) == [
-        "nfqguard.toml: policy: policies are defined, but none is chosen, so the preset 'ios-esmtp' is in force: write "
+        "nfqguard.toml: policy: policies are defined, but none is chosen, so the preset 'modern' is in force: write "
         'policy = "mail"',
         "nfqguard.toml: policies.mail.mask-banner: Postfix takes such a greeting for a PIX: its clients fall back to "
         "HELO, "
-        "without TLS, and may pause before the final dot (smtp_pix_workarounds): write mask-banner = \"none\" unless "
-        "that "
-        "is wanted",
+        "without TLS, and may pause before the final dot (smtp_pix_workarounds): write mask-banner = \"modern\" or "
+        "\"none\" unless that is wanted",
         *(f"nfqguard.toml: policies.mail.verbs: {offer}" for offer in offers),
         "nfqguard.toml: policies.mail.exceptions.midstream: what cannot be judged passes uninspected, and so does "
         "the rest of its flow: write drop or reset to close this",
-        *(f"preset ios-esmtp: policies.ios-esmtp.verbs: {offer}" for offer in offers),
+        f"preset modern: policies.modern.verbs: {TLS}",
         "nfqguard.toml: deployment.ports: on port 465 TLS begins with the first octet: nothing there can be "
         "inspected, and "
         "masking breaks it: take 465 out of ports",
@@ -333,17 +388,46 @@ def test_warnings(write):
 
 
 def test_what_is_masked_or_allowed_is_not_warned_of(write):
-    masked = 'policy = "m"\n[policies.m]\nextends = "asa"\nmask-banner = "none"\n'
-    assert warned(load(write(masked))) == []
+    assert warned(load(write(ASA_QUIET))) == []
     assert warned(load_preset("ios-smtp")) == []
 
 
-def test_bdat_that_nothing_masks_is_warned_of(write):
-    text = 'policy = "m"\n[policies.m]\nextends = "ios-esmtp"\nmask-verbs = false\n'
-    assert warned(load(write(text))) == [
-        "nfqguard.toml: policies.m.mask-verbs: BDAT passes, but the octets behind it are not counted and are read as "
-        "commands, so such mail may stand still: mask CHUNKING (mask-ehlo = true, and not among ehlo-keywords)"]
-    assert warned(load(write(text.replace("ios-esmtp", "asa") + 'mask-banner = "none"\n'))) == []
+ASA_QUIET = """
+policy = "m"
+[policies.m]
+extends = "asa"
+mask-banner = "none"
+[[policies.m.matches]]
+name = "many-recipients"
+action = "reject"
+[[policies.m.matches]]
+name = "long-header-line"
+action = "log"
+"""
+"""ASA's map without what `check` warns of."""
+
+TLS = ("STARTTLS passes: nothing behind it is inspected, for it is encrypted: let clients have TLS, or take STARTTLS "
+       "out of verbs and ehlo-keywords, which keeps mail in clear")
+
+
+@pytest.mark.parametrize(("policy", "expected"), [
+    ('extends = "ios-esmtp"\nmask-verbs = false', [f"verbs: {TLS}"]),
+    ('extends = "modern"', [f"verbs: {TLS}"]),
+    ('extends = "modern"\ndry-run = true', [
+        "dry-run: nothing is changed and nothing is stopped: events say what would have been: write dry-run = false "
+        "once they say what you want", f"verbs: {TLS}"]),
+    ('extends = "modern"\nehlo-keywords = ["STARTTLS"]', [
+        "ehlo-keywords: BDAT is among the verbs, but no client reads that the server offers CHUNKING, so none uses it: "
+        "add CHUNKING to ehlo-keywords, or take BDAT out of verbs", f"verbs: {TLS}"]),
+    ('extends = "modern"\nverbs = ["EHLO", "BDAT", "DATA"]', [
+        "verbs: STARTTLS becomes X, but the server may offer STARTTLS in its EHLO reply, so mail of clients that "
+        "insist on TLS will fail, and all other mail stays in clear: mask STARTTLS (mask-ehlo = true, and not among "
+        "ehlo-keywords) or turn it off in the server"]),
+    ('inspect = "smtp"\nverbs = ["HELO", "STARTTLS"]', []),
+])
+def test_words_that_do_not_go_together_are_warned_of(write, policy, expected):
+    found = warned(load(write(f'policy = "m"\n[policies.m]\n{policy}\n')))
+    assert found == [f"nfqguard.toml: policies.m.{line}" for line in expected]
 
 
 def test_warnings_come_with_mistakes(write):

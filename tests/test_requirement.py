@@ -24,6 +24,9 @@ CHANGES = {
     "mask-banner": 'mask-ehlo = true\nmask-banner = "text"\nbanner-text = "mail.example ready"\n',
     "remove-ehlo": "mask-ehlo = true\nremove-ehlo = true\n",
     "insert-header": 'mask-ehlo = true\ninsert-header = "X-Gateway: here"\n',
+    "matches.unknown-keywords": 'mask-ehlo = true\n[[policies.p.matches]]\n'
+                                'name = "unknown-keywords"\nmatch = "ehlo-reply-parameter"\n'
+                                'names = "others"\naction = "remove"\n',
 }
 SYSCTL = Path("/proc/sys") / CONNTRACK_LIBERAL.replace(".", "/")
 LIBERAL, STRICT = f"echo 1 > {SYSCTL}", f"echo 0 > {SYSCTL}"

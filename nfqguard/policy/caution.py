@@ -72,7 +72,7 @@ def _tls(policy: Policy) -> Iterator[Caution]:
                "let clients have TLS, or take STARTTLS out of verbs and ehlo-keywords, which keeps mail in clear")
     for match in policy.matches:
         if match.match == "tls required" and match.acts and not match.negate and not begins:
-            yield (("matches", match.name), "mail needs TLS here, but STARTTLS does not pass, so no mail ever does",
+            yield (("matches", match.name), "mail needs TLS here, but STARTTLS does not pass, so no mail does",
                    "add STARTTLS to verbs and to ehlo-keywords")
 
 

@@ -1,6 +1,7 @@
 """A policy as flat tables: what the engine compiles, free of TOML, inheritance and pydantic."""
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -8,6 +9,7 @@ from nfqguard.policy.criterion import ASA_KEYWORDS, CRITERIA, OTHERS
 from nfqguard.policy.match import REFUSING, Action, Match, automaton, canonical, code_range
 from nfqguard.policy.model import Policy
 from nfqguard.policy.regex import Automaton
+from nfqguard.policy.traffic_class import Address, Network, TrafficClass
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,38 @@ class PolicySpec:
     @property
     def changes_length(self) -> bool:
         """Can an edit change how many octets a stream has?"""
-        return (self.remove_keywords or self.banner == "text" or bool(self.insert_header) or
-                any(rule.action == "remove" for rule in self.rules))
+        removes = any(rule.action == "remove" and not rule.dry_run for rule in self.rules)
+        return not self.dry_run and (self.remove_keywords or self.banner == "text" or bool(self.insert_header) or
+                                     removes)
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """A traffic class for the engine. Every criterion has to fit; of a list, one entry; an empty list fits all.
+
+    clients, servers               networks
+    ports                          of the server
+    in_interfaces, out_interfaces  names, of the client's packets
+    direction                      "inbound": the server is inside and the client is not; "outbound": the other way
+    inside                         the networks that `direction` means; empty where it means none
+    policy                         name; None: these connections are not inspected
+    """
+
+    name: str
+    clients: tuple[Address, ...] = ()
+    servers: tuple[Address, ...] = ()
+    ports: tuple[int, ...] = ()
+    in_interfaces: tuple[str, ...] = ()
+    out_interfaces: tuple[str, ...] = ()
+    direction: Literal["inbound", "outbound"] | None = None
+    inside: tuple[Address, ...] = ()
+    policy: str | None = None
+
+
+def compile_classes(classes: Iterable[TrafficClass], network: Network) -> tuple[ClassSpec, ...]:
+    """Flatten the classes of a Configuration, in order: the first one that fits a connection decides."""
+    return tuple(ClassSpec(one.name, one.clients, one.servers, one.ports, one.in_interfaces, one.out_interfaces,
+                           one.direction, network.inside if one.direction else (), one.policy) for one in classes)
 
 
 def compile_policy(name: str, policy: Policy) -> PolicySpec:

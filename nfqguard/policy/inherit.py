@@ -5,6 +5,7 @@ means the preset, so that a preset can be changed under its own name.
 """
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -117,8 +118,7 @@ class Family:
         unjudged."""
         own = _sound_matches(table)
         merged = overlay.matches(inherited, [match for _, match in own])
-        outcome = {match["name"]: match for match in merged}
-        known = [match["name"] for match in inherited]
+        known = {match["name"]: match for match in inherited}
         seen: set[str] = set()
         for place, match in own:
             name = match["name"]
@@ -129,13 +129,14 @@ class Family:
                 if complete:
                     self._orphan(node, place, match, known)
             else:
-                for key, text, remedy in faults(Match.model_validate(outcome[name])):
+                outcome = overlay.match(known.get(name, {}), match)
+                for key, text, remedy in faults(Match.model_validate(outcome)):
                     self._match_problem(node, place, key, text, remedy)
             seen.add(name)
         self._mixed(node, [match for match in merged if match["name"] not in seen and complete])
         return merged
 
-    def _orphan(self, node: Node, place: int, match: dict[str, Any], known: list[str]) -> None:
+    def _orphan(self, node: Node, place: int, match: dict[str, Any], known: Collection[str]) -> None:
         """A match that can only mean an inherited one, and none has its name."""
         remedy = nearest(match["name"], known) if known else "the policy inherits none"
         if match.get("action") != "none":

@@ -18,7 +18,7 @@ from nfqguard.policy.inherit import Family, Node
 from nfqguard.policy.model import Deployment, Document, Engine, Events, Network, Policy
 from nfqguard.policy.problem import ConfigError, Problem, dotted, nearest
 from nfqguard.policy.source import Source, preset_names, preset_text, read_files, read_preset
-from nfqguard.policy.traffic_class import Placed, TrafficClass, covered, faults
+from nfqguard.policy.traffic_class import Placed, TrafficClass, covered, faults, same_connections
 
 __all__ = [
     "DEFAULT_FILE", "ConfigError", "Configuration", "Problem", "load", "load_preset", "preset_names", "preset_text",
@@ -53,8 +53,14 @@ class Configuration:
 
     @property
     def policy_in_force(self) -> Policy:
-        """The policy that the engine starts with."""
+        """The policy of connections that fit no class."""
         return self.policies[self.policy]
+
+    @property
+    def policies_in_use(self) -> Mapping[str, Policy]:
+        """The policy in force and those of classes, by name."""
+        names = [self.policy, *(one.policy for one in self.classes if one.policy is not None)]
+        return {name: self.policies[name] for name in names}
 
 
 def default_policy() -> str:
@@ -85,6 +91,7 @@ def _build(source: Source) -> Configuration:
         _choose(family, policies, one.policy, ("classes", place, "policy"))
     problems += [*family.problems, *_misplaced(source, classes)]
     usable = {known: policy for known, policy in policies.items() if policy is not None}
+    problems += _contradictions(source, classes, usable)
     warnings = [*_unchosen(source, family, node), *_surprises(source, family, usable, classes)] if source.read else []
     if problems:
         raise ConfigError(problems, warnings)
@@ -123,6 +130,18 @@ def _misplaced(source: Source, classes: Placed) -> Iterator[Problem]:
         for place, key, text, remedy in faults(classes, network):
             path = ("classes", place, key)
             yield Problem(source.origin(path), dotted(path), text, remedy)
+
+
+def _contradictions(source: Source, classes: Placed, policies: Mapping[str, Policy]) -> Iterator[Problem]:
+    """IOS's error for one interface, for one class: the same connections, and both inspections."""
+    judged = [(place, one, policies[one.policy]) for place, one in classes if one.policy in policies]
+    for index, (place, later, policy) in enumerate(judged):
+        for _, earlier, other in judged[:index]:
+            if policy.inspect != other.inspect and same_connections(earlier, later):
+                path = ("classes", place, "policy")
+                yield Problem(source.origin(path), dotted(path), "SMTP and ESMTP inspection cannot be asked for at "
+                              f"once: class '{earlier.name}' asks for {other.inspect[0]}, and '{later.name}' for "
+                              f"{policy.inspect[0]}, of the same connections", "keep one of them")
 
 
 def _unchosen(source: Source, family: Family, node: Node | None) -> Iterator[Problem]:

@@ -75,6 +75,11 @@ def covered(classes: Placed) -> Iterator[tuple[int, TrafficClass]]:
             yield place, earlier
 
 
+def same_connections(one: TrafficClass, other: TrafficClass) -> bool:
+    """Do both take exactly the same connections?"""
+    return _covers(one, other) and _covers(other, one)
+
+
 def _covers(earlier: TrafficClass, later: TrafficClass) -> bool:
     return (_networks_cover(earlier.clients, later.clients) and _networks_cover(earlier.servers, later.servers) and
             all(not wide or (bool(narrow) and set(narrow) <= set(wide)) for wide, narrow in _lists(earlier, later)) and
