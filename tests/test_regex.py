@@ -3,12 +3,16 @@ automaton cannot say is refused by name; and no pattern takes long to compile.""
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 from array import array
+from typing import Any
 
 import pytest
+from cffi import FFI
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sanitized import ENGINE
 
 from nfqguard.policy.regex import STATES, Automaton, RegexError, compile_regex
 
@@ -108,6 +112,53 @@ def test_the_tables_are_in_order(pattern: str, lines: bool, ignore_case: bool) -
     assert len(automaton.accepts) == automaton.states
     assert reachable(automaton, 0) == set(range(automaton.states))
     assert automaton.accepts.count(3) <= 1 and set(automaton.accepts) <= {0, 2, 3}
+
+
+# ---- the same tables in the engine
+
+STRUCTURES = [("engine.h", "nq_regex_spec"), ("nq.h", "nq_regex")]
+BORDER = """
+bool regex_init(struct nq_regex *regex, const struct nq_regex_spec *spec, char *error);
+void regex_end(struct nq_regex *regex);
+uint16_t regex_step(const struct nq_regex *regex, uint16_t state, const uint8_t *from, const uint8_t *to);
+bool regex_matched(const struct nq_regex *regex, uint16_t state);
+bool regex_matches_at_end(const struct nq_regex *regex, uint16_t state);
+"""
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> tuple[FFI, Any]:
+    """csrc/regex.c as a library of its own."""
+    made = tmp_path_factory.mktemp("regex") / "regex.so"
+    command = ["gcc", "-std=gnu11", "-O1", "-shared", "-fPIC", f"-I{ENGINE}", ENGINE / "regex.c", "-o", made]
+    subprocess.run(command, check=True)
+    ffi = FFI()
+    for header, name in STRUCTURES:
+        found = re.search(rf"^struct {name} \{{.*?^\}};", (ENGINE / header).read_text(), re.DOTALL | re.MULTILINE)
+        assert found
+        ffi.cdef(found[0])
+    ffi.cdef(BORDER)
+    return ffi, ffi.dlopen(str(made))
+
+
+@settings(max_examples=300, deadline=None)
+@given(PATTERN, TEXT, st.booleans(), st.integers(0, 12))
+def test_the_engine_runs_it_alike(native: tuple[FFI, Any], pattern: str, text: bytes, lines: bool, cut: int) -> None:
+    ffi, lib = native
+    automaton = compile_regex(pattern, lines=lines)
+    kept = [ffi.from_buffer("uint8_t[]", automaton.class_of), ffi.from_buffer("uint16_t[]", automaton.next),
+            ffi.from_buffer("uint8_t[]", automaton.accepts)]
+    spec = ffi.new("struct nq_regex_spec *", [automaton.states, automaton.classes, *kept])
+    regex, error = ffi.new("struct nq_regex *"), ffi.new("char[]", 160)
+    assert lib.regex_init(regex, spec, error), ffi.string(error)
+    state = 0
+    for piece in (text[:cut], text[cut:]):
+        octets = ffi.new("uint8_t[]", piece or b"\0")
+        state = lib.regex_step(regex, state, octets, octets + len(piece))
+    assert state == automaton.step(0, text)
+    assert lib.regex_matched(regex, state) == automaton.matched(state)
+    assert lib.regex_matches_at_end(regex, state) == automaton.matches_at_end(state)
+    lib.regex_end(regex)
 
 
 # ---- rows
