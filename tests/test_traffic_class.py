@@ -11,6 +11,9 @@ from nfqguard.policy.load import ConfigError, load
 BASE = 'policy = "ios-smtp"\n[network]\ninside = ["10.0.0.0/8", "2001:db8::/32"]\n'
 
 
+PORTS = BASE + "[deployment]\nports = [25, 587]\n"
+
+
 @pytest.fixture
 def write(tmp_path):
     def _write(*classes: str, base: str = BASE):
@@ -109,7 +112,7 @@ def test_all_mistakes_at_once(write):
 ])
 def test_a_class_that_an_earlier_one_covers_is_warned_of(write, first, second, hit):
     path = write(f'name = "a"; exempt = true; {first}'.rstrip("; "),
-                 f'name = "b"; policy = "ios-smtp"; {second}'.rstrip("; "), base=BASE + "[deployment]\nports = [25, 587]\n")
+                 f'name = "b"; policy = "ios-smtp"; {second}'.rstrip("; "), base=PORTS)
     assert warnings(path) == ([] if hit else [
         "classes[1]: no connection ever belongs to this class: the class 'a' before it takes all of them: put it "
         "first, or take it out"])

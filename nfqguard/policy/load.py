@@ -134,7 +134,7 @@ def _misplaced(source: Source, classes: Placed) -> Iterator[Problem]:
 
 def _contradictions(source: Source, classes: Placed, policies: Mapping[str, Policy]) -> Iterator[Problem]:
     """IOS's error for one interface, for one class: the same connections, and both inspections."""
-    judged = [(place, one, policies[one.policy]) for place, one in classes if one.policy in policies]
+    judged = [(place, one, policies[one.policy]) for place, one in classes if one.policy and one.policy in policies]
     for index, (place, later, policy) in enumerate(judged):
         for _, earlier, other in judged[:index]:
             if policy.inspect != other.inspect and same_connections(earlier, later):
