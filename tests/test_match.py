@@ -380,6 +380,13 @@ def test_domains_of_mail_relay(address, inside):
     assert bool(tried.accepts[tried.step(0, address)] & (MATCHED | MATCHES_AT_END)) is inside
 
 
+@pytest.mark.parametrize(("key", "negate"), [("", True), ("; not = true", False)])
+def test_mail_relay_is_about_what_is_outside(policy, key, negate):
+    """The automaton is of the addresses inside, and the engine asks whether it matches."""
+    (rule,) = rules(policy(f'name = "x"; match = "mail-relay"; domains = ["example.com"]; action = "reject"{key}'))
+    assert rule.negate is negate
+
+
 def test_an_engine_is_not_given_what_it_does_not_know():
     spec = compile_policy("p", load_preset("ios-smtp").policy_in_force)
     bad: PolicySpec = PolicySpec(**{**vars(spec), "rules": (RuleSpec("x", "no such", "log"),)})

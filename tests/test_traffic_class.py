@@ -5,7 +5,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from nfqguard.policy.compile import ClassSpec, compile_classes
+from nfqguard.policy.class_spec import ClassSpec
+from nfqguard.policy.compile import compile_classes
 from nfqguard.policy.load import ConfigError, load
 
 BASE = 'policy = "ios-smtp"\n[network]\ninside = ["10.0.0.0/8", "2001:db8::/32"]\n'
@@ -128,14 +129,34 @@ def test_smtp_and_esmtp_for_the_same_connections_is_a_mistake(write):
     assert load(write(first, second.replace("[25]", "[26]"))).classes[1].policy == "ios-smtp"
 
 
-def test_classes_are_flat_for_the_engine(write):
-    configuration = load(write(
-        'name = "a"; clients = ["192.0.2.0/24"]; direction = "outbound"; in-interfaces = "eth0"; policy = "asa"',
-        'name = "b"; exempt = true; ports = [25]'))
-    assert compile_classes(configuration.classes, configuration.network) == (
-        ClassSpec("a", clients=(ip_network("192.0.2.0/24"),), in_interfaces=("eth0",), direction="outbound",
-                  inside=(ip_network("10.0.0.0/8"), ip_network("2001:db8::/32")), policy="asa"),
-        ClassSpec("b", ports=(25,), policy=None))
+INSIDE = (ip_network("10.0.0.0/8"), ip_network("2001:db8::/32"))
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    ('exempt = true; ports = [25]', ClassSpec("a", ports=(25,))),
+    ('policy = "asa"; clients = ["192.0.2.0/24"]; in-interfaces = "eth0"; out-interfaces = "eth1"',
+     ClassSpec("a", "asa", clients=(ip_network("192.0.2.0/24"),), in_interfaces=("eth0",), out_interfaces=("eth1",))),
+    ('exempt = true; direction = "inbound"', ClassSpec("a", servers=INSIDE, clients_except=INSIDE)),
+    ('exempt = true; direction = "outbound"', ClassSpec("a", clients=INSIDE, servers_except=INSIDE)),
+    ('exempt = true; direction = "outbound"; clients = ["10.1.0.0/16", "192.0.2.1"]; servers = ["198.51.100.1"]',
+     ClassSpec("a", clients=(ip_network("10.1.0.0/16"),), servers=(ip_network("198.51.100.1"),),
+               servers_except=INSIDE)),
+    ('exempt = true; direction = "inbound"; servers = ["0.0.0.0/0"]',
+     ClassSpec("a", servers=INSIDE[:1], clients_except=INSIDE)),
+])
+def test_classes_are_flat_for_the_engine(write, text, expected):
+    configuration = load(write(f'name = "a"; {text}'))
+    assert compile_classes(configuration.classes, configuration.network) == (expected,)
+
+
+@pytest.mark.parametrize(("direction", "end"), [("inbound", "server"), ("outbound", "client")])
+def test_a_class_whose_ends_are_not_inside_is_warned_of_and_left_out(write, direction, end):
+    path = write(f'name = "a"; exempt = true; direction = "{direction}"; {end}s = ["192.0.2.1"]')
+    assert warnings(path) == [
+        f"classes[0].{end}s: none of these {end}s is inside, so no {direction} connection belongs to this class: "
+        "correct it, or inside of [network], or take the class out"]
+    configuration = load(path)
+    assert compile_classes(configuration.classes, configuration.network) == ()
 
 
 def test_a_class_of_ports_that_are_not_diverted_is_warned_of(write):

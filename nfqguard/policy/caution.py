@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from nfqguard.policy.match import Match, automaton
 from nfqguard.policy.model import Deployment, Policy
 from nfqguard.policy.regex_dfa import MATCHED
-from nfqguard.policy.traffic_class import Placed
+from nfqguard.policy.traffic_class import Network, Placed
 
 OFFERS = {"CHUNKING": "BDAT", "STARTTLS": "STARTTLS"}
 """Keyword of an EHLO reply -> the verb that a client uses because of it (RFC 3030, RFC 3207)."""
@@ -109,9 +109,13 @@ def _silence(match: Match) -> Iterator[tuple[str, str]]:
                "days (RFC 5321, 4.5.3.1.8 wants 100 at least)", 'write action = "reject", which says 452 4.5.3')
 
 
-def class_cautions(classes: Placed, deployment: Deployment) -> Iterator[Caution]:
-    """Warnings about classes that the diverted ports leave nothing to."""
+def class_cautions(classes: Placed, deployment: Deployment, network: Network) -> Iterator[Caution]:
+    """Warnings about classes that no connection can be of."""
     for place, one in classes:
+        if one.direction and network.inside and None in one.ends_inside(network.inside):
+            end = "server" if one.direction == "inbound" else "client"
+            yield ((place, f"{end}s"), f"none of these {end}s is inside, so no {one.direction} connection belongs to "
+                   "this class", "correct it, or inside of [network], or take the class out")
         if one.ports and not set(one.ports) & set(deployment.ports):
             yield ((place, "ports"), "none of these ports is brought to us, so no connection belongs to this class",
                    "add them to ports of [deployment], or take the class out")

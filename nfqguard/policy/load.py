@@ -164,7 +164,8 @@ def _surprises(source: Source, family: Family, policies: Mapping[str, Policy], c
     with suppress(ValidationError):     # its mistakes have been reported
         deployment = Deployment.model_validate(source.data.get("deployment", {}))
         yield from _placed(source, ("deployment",), deployment_cautions(deployment), None)
-        yield from _placed(source, ("classes",), class_cautions(classes, deployment), None)
+        network = Network.model_validate(source.data.get("network", {}))
+        yield from _placed(source, ("classes",), class_cautions(classes, deployment, network), None)
 
 
 def _placed(source: Source, table: tuple[str, ...], cautions: Iterable[Caution], file: str | None) -> Iterator[Problem]:

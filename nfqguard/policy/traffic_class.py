@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool
 
+from nfqguard.policy.class_spec import AnyNetwork, common
 from nfqguard.policy.section import Section
 from nfqguard.policy.text import OneOrMore
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-Address = IPv4Network | IPv6Network
-Networks = Annotated[tuple[Address, ...], OneOrMore]
+Networks = Annotated[tuple[AnyNetwork, ...], OneOrMore]
 Interfaces = Annotated[tuple[Annotated[str, Field(pattern=r"^[^\s/]{1,15}$")], ...], OneOrMore]
 
 
@@ -43,6 +43,16 @@ class TrafficClass(Section):
     """The policy of these connections."""
     exempt: StrictBool = False
     """These connections are not inspected."""
+
+    def ends_inside(self, inside: tuple[AnyNetwork, ...]) -> tuple[tuple[AnyNetwork, ...] | None, tuple[AnyNetwork, ...] | None]:
+        """Clients and servers, the end that `direction` wants inside narrowed to that; None where nothing is left."""
+        clients: tuple[AnyNetwork, ...] | None = self.clients
+        servers: tuple[AnyNetwork, ...] | None = self.servers
+        if self.direction == "outbound":
+            clients = common(self.clients, inside) or None if self.clients else inside
+        if self.direction == "inbound":
+            servers = common(self.servers, inside) or None if self.servers else inside
+        return clients, servers
 
 
 Fault = tuple[int, str, str, str]
@@ -92,11 +102,11 @@ def _lists(earlier: TrafficClass, later: TrafficClass) -> Iterator[tuple[Sequenc
     yield earlier.out_interfaces, later.out_interfaces
 
 
-def _networks_cover(wide: Sequence[Address], narrow: Sequence[Address]) -> bool:
+def _networks_cover(wide: Sequence[AnyNetwork], narrow: Sequence[AnyNetwork]) -> bool:
     return not wide or (bool(narrow) and all(any(_within(one, other) for other in wide) for one in narrow))
 
 
-def _within(one: Address, other: Address) -> bool:
+def _within(one: AnyNetwork, other: AnyNetwork) -> bool:
     if isinstance(one, IPv4Network):
         return isinstance(other, IPv4Network) and one.subnet_of(other)
     return isinstance(other, IPv6Network) and one.subnet_of(other)
