@@ -15,7 +15,7 @@ from nfqguard._engine import lib as engine_lib
 from story import Story, Turn
 from wire import SECOND
 
-from nfqguard.engine import Engine, Event, Policy, Settings
+from nfqguard.engine import Classes, Engine, Event, Policy, Settings
 
 HERE = Path(__file__).resolve().parent
 KINDS = {"say": 0, "truncated": 1, "fin": 2, "rst": 3, "seconds": 4, "lost": 5, "again": 6}
@@ -70,10 +70,11 @@ def _library() -> tuple[FFI, Any]:
 class Player:
     """One story's dialogue, ready to be played under a policy in any cut."""
 
-    def __init__(self, story: Story, policy: Policy, more: Sequence[Turn] = (), **settings: int) -> None:
-        """`more`: turns behind those of the story."""
+    def __init__(self, story: Story, policy: Policy, classes: Classes | None = None, more: Sequence[Turn] = (),
+                 **settings: int) -> None:
+        """`classes` choose another policy than `policy`; `more`: turns behind those of the story."""
         self.ffi, self.lib = _library()
-        self.policy = policy
+        self.policy, self.classes = policy, classes
         self.settings = Settings.default(**{"hash_key": bytes(16), **SMALL, **settings})
         self.opening = OPENINGS[story.opening]
         self.texts = [turn.octets for turn in (*story.turns, *more)]
@@ -93,6 +94,8 @@ class Player:
     def play(self, cut: Cut = WHOLE) -> Outcome:
         """Raises AssertionError where a packet reaches an end that no packet may be."""
         engine = Engine(self.settings, self.policy)
+        if self.classes is not None:
+            engine.install(self.classes)
         try:
             return self._play(engine, cut)
         finally:

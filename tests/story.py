@@ -15,7 +15,7 @@ STORIES = Path(__file__).resolve().parent / "stories"
 SIDES = {"C": 0, "S": 1}
 ENDS = {"open", "closed", "reset", "reject", "drop-connection"}
 HERE_IT_ENDS = "(the session ends here)"
-REMOVED = "(removed)"
+REMOVED = ("(removed)", "(not read)")
 MASKED = "(masked)"
 
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|(.))", re.DOTALL)
@@ -244,7 +244,7 @@ class _Expectation:
             end = len(line.said) - (2 if line.said.endswith(b"\r\n") else 0)
             line.read = line.said[:code] + b"X" * (end - code) + line.said[end:]
         else:
-            line.read = b"" if text == REMOVED else line_octets(text)
+            line.read = b"" if text in REMOVED else line_octets(text)
 
     def _current(self) -> Line:
         if self.line is None:
