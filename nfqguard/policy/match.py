@@ -22,6 +22,23 @@ Action = Literal[
     "log", "allow", "mask", "replace", "remove", "drop-connection", "reset", "reject", "rate-limit", "none",
 ]
 ACTIONS: tuple[Action, ...] = get_args(Action)
+
+DEEDS: dict[Action, str] = {
+    "log": "It is told, and nothing else.",
+    "allow": "Nothing is done, and no later match is asked about the same thing.",
+    "mask": "The line becomes X, its line end stays; the server refuses it. In an EHLO reply, code and separator stay.",
+    "replace": "The octets that matched become blanks. Where a command ends in a bare LF behind a blank, the blank "
+               "becomes CR.",
+    "remove": "The line of the EHLO reply is taken out where it is at hand whole, else it becomes X. Changes the "
+              "connection's length.",
+    "drop-connection": "This packet and all that follow are dropped, silently.",
+    "reset": "Both ends are reset.",
+    "reject": "The client reads a reply, then the connection is closed; the server is reset.",
+    "rate-limit": "As `log` up to `rate` matches a second, as `reject` beyond.",
+    "none": "An inherited match is switched off.",
+}
+"""What becomes of what matched."""
+
 REFUSING = ("reject", "rate-limit")
 """The actions behind which a client reads a reply."""
 

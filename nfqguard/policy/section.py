@@ -12,7 +12,8 @@ def hyphenate(name: str) -> str:
 class Section(BaseModel):
     """Unknown keys are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=hyphenate, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=hyphenate, populate_by_name=True,
+                              use_attribute_docstrings=True)
 
     @classmethod
     def spellings(cls) -> list[str]:

@@ -15,6 +15,8 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Networks = Annotated[tuple[AnyNetwork, ...], OneOrMore]
 Interfaces = Annotated[tuple[Annotated[str, Field(pattern=r"^[^\s/]{1,15}$")], ...], OneOrMore]
 
+Ends = tuple[AnyNetwork, ...] | None
+
 
 class Network(Section):
     """What lies where, seen from the gateway."""
@@ -44,10 +46,10 @@ class TrafficClass(Section):
     exempt: StrictBool = False
     """These connections are not inspected."""
 
-    def ends_inside(self, inside: tuple[AnyNetwork, ...]) -> tuple[tuple[AnyNetwork, ...] | None, tuple[AnyNetwork, ...] | None]:
+    def ends_inside(self, inside: tuple[AnyNetwork, ...]) -> tuple[Ends, Ends]:
         """Clients and servers, the end that `direction` wants inside narrowed to that; None where nothing is left."""
-        clients: tuple[AnyNetwork, ...] | None = self.clients
-        servers: tuple[AnyNetwork, ...] | None = self.servers
+        clients: Ends = self.clients
+        servers: Ends = self.servers
         if self.direction == "outbound":
             clients = common(self.clients, inside) or None if self.clients else inside
         if self.direction == "inbound":
