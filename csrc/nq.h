@@ -498,7 +498,25 @@ enum nq_mime_said {
 enum nq_encoding { ENCODING_NONE = 0, ENCODING_7BIT, ENCODING_8BIT, ENCODING_BASE64, ENCODING_BINARY, ENCODING_OTHERS,
                    ENCODING_QUOTED_PRINTABLE, ENCODINGS };
 
-enum { NQ_BOUNDARY = 70 /* RFC 2046, 5.1.1 */, NQ_MULTIPARTS = 8 /* nested */ };
+enum {
+    NQ_BOUNDARY = 70,           /* RFC 2046, 5.1.1 */
+    NQ_MULTIPARTS = 12,         /* nested; of a header with several boundaries two are watched, and count */
+    NQ_MIME_WORD = 27,          /* octets of a field's or parameter's name */
+    NQ_MIME_TEXTS = 3           /* a media type or a name in one piece; name and filename in pieces (RFC 2231, 3) */
+};
+
+struct nq_mime_text {
+    uint32_t length;            /* decoded octets */
+    uint32_t blanks;            /* that wait: they may stand between encoded words, or at the end */
+    uint32_t waiting;           /* octets of what may become an encoded word */
+    uint16_t state[2][NQ_REGEXES];  /* of the regular expressions on the text as it stands, and decoded */
+    uint16_t bits;              /* of base64, */
+    uint8_t bit_count;          /* so many of them not used yet */
+    uint8_t coded;              /* where in an encoded word (RFC 2047) */
+    uint8_t hex;                /* its escape: 0, 1 behind =, or the first digit */
+    uint8_t matched;            /* bits */
+    bool base64, behind_coded, begun;
+};
 
 struct nq_mime {                /* at most 1200 octets */
     uint32_t to_fields, filename_length;
@@ -506,16 +524,45 @@ struct nq_mime {                /* at most 1200 octets */
     uint8_t filetypes;          /* bits */
     bool in_header;             /* of the message itself */
     /* the machine's own */
-    uint16_t regex[NQ_REGEXES];
-    uint8_t boundaries;         /* depth */
-    uint8_t boundary_len[NQ_MULTIPARTS];
+    uint8_t due;                /* bits: what is to be said about the octet at hand */
+    uint8_t place;              /* in a line */
+    bool header;                /* of the message or of a part */
+    uint8_t level;              /* of nesting: the message's is 0 */
+    bool nested, default_nested, has_type;  /* what follows the header is a message's; is one unless a type is given */
+    uint8_t field;              /* the field, */
+    uint8_t step;               /* where in its parameters, */
+    uint8_t comment;            /* comments that are open, */
+    bool quoted, escaped;       /* in a quoted string; behind a backslash */
+    uint8_t bracket;            /* To: what is open, */
+    bool mailbox;               /* there was an octet of a mailbox */
+    uint32_t mailboxes;         /* that have ended */
+    bool slash, multipart, digest;          /* Content-Type: seen in the media type */
+    bool has_boundary;
+    uint8_t sink;               /* the parameter's value: where it goes, */
+    bool continued, extended, was_quoted;   /* how it is written (RFC 2231, 3 and 4), */
+    uint8_t apostrophes;        /* seen of charset'language', */
+    uint8_t percent;            /* its escape: 0, 1 behind %, or the first digit, */
+    uint8_t slot, continued_slot;           /* of a boundary */
+    uint32_t value_from;        /* the length before this piece */
+    uint8_t word_len;           /* NQ_MIME_WORD + 1: too long */
+    bool word_blank;            /* a blank came behind it */
+    uint8_t word[NQ_MIME_WORD];
+    uint8_t compared;           /* a line that begins with two hyphens: octets behind them, */
+    uint8_t found, tail;        /* the boundary that it has, and what stands behind that */
+    uint16_t alive;             /* bits: boundaries that it may have */
+    uint16_t digests, cut;      /* bits: boundaries of multipart/digest; longer than is kept */
+    struct nq_mime_text text[NQ_MIME_TEXTS];
+    uint8_t boundaries;         /* watched; levels ascend */
+    uint8_t level_of[NQ_MULTIPARTS], boundary_len[NQ_MULTIPARTS];
     uint8_t boundary[NQ_MULTIPARTS][NQ_BOUNDARY];
 };
 
 void mime_begin(struct nq_mime *mime);
-/* Consume octets of the message from *at and say one thing; call until *at == end. Lines end at CRLF. Fast where no part of the
- * message can be of interest: it must not cost more than a memchr. */
+/* Consume octets of the message from *at and say one thing; call until *at == end. The policy must be the same for a whole
+ * message. Passes what cannot be of interest as fast as memory allows. */
 enum nq_mime_said mime_take(struct nq_mime *mime, const struct nq_mime_policy *policy, const uint8_t **at, const uint8_t *end);
+/* The message is over: say what waited for a line to follow. Call until MIME_NOTHING. */
+enum nq_mime_said mime_end(struct nq_mime *mime, const struct nq_mime_policy *policy);
 
 /* ---- tls_hello.c: does a stream go on with a TLS handshake? ------------------------------------------------------- */
 

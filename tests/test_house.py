@@ -114,8 +114,8 @@ def test_imports_inside_functions_are_seen(tmp_path: Path, monkeypatch: pytest.M
 # call, as the session lends its lines to the scanner. What serves them all calls no stage.
 
 STAGES = [
-    "packet", "icmp", "flow", "stream", "smtp_scan", "tls_hello", "smtp_path", "smtp_session", "inspect", "edit",
-    "refuse",
+    "packet", "icmp", "flow", "stream", "smtp_scan", "tls_hello", "smtp_path", "mime", "smtp_session", "inspect",
+    "edit", "refuse",
 ]
 SERVICES = {"pool", "event", "policy", "classes", "inject", "conntrack", "edit_log", "regex"}
 DRIVERS = {path.stem for path in sanitized.engine_sources() if path.stem.startswith("engine")} | {"queue"}
