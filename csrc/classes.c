@@ -24,7 +24,8 @@ struct numbers {
 
 struct class {
     const struct nq_policy *policy;
-    struct networks clients, clients_except, servers, servers_except;
+    uint32_t direction;         /* enum nq_direction */
+    struct networks clients, servers, inside;
     struct numbers ports, in, out;
 };
 
@@ -100,10 +101,10 @@ static bool take_class(struct nq_classes *classes, const struct nq_class_spec *s
     struct class *class = &classes->classes[classes->count++];
     const char *name = spec->name;
     class->policy = spec->policy ? spec->policy : &classes->exempt;
+    class->direction = spec->direction;
     return take_networks(&class->clients, spec->clients, spec->client_count, name, error) &&
-           take_networks(&class->clients_except, spec->clients_except, spec->client_except_count, name, error) &&
            take_networks(&class->servers, spec->servers, spec->server_count, name, error) &&
-           take_networks(&class->servers_except, spec->servers_except, spec->server_except_count, name, error) &&
+           take_networks(&class->inside, spec->inside, spec->inside_count, name, error) &&
            take_ports(&class->ports, spec->ports, spec->port_count, name, error) &&
            take_numbers(&class->in, spec->in_ifindexes, spec->in_count, name, error) &&
            take_numbers(&class->out, spec->out_ifindexes, spec->out_count, name, error);
@@ -139,9 +140,8 @@ void nq_classes_free(struct nq_classes *classes)
     for (uint32_t i = 0; classes && i < classes->count; i++) {
         struct class *class = &classes->classes[i];
         free(class->clients.list);
-        free(class->clients_except.list);
         free(class->servers.list);
-        free(class->servers_except.list);
+        free(class->inside.list);
         free(class->ports.list);
         free(class->in.list);
         free(class->out.list);
@@ -168,9 +168,20 @@ static bool within_any(const struct networks *networks, uint8_t family, const ui
     return false;
 }
 
-static bool lies(const struct networks *among, const struct networks *except, uint8_t family, const uint8_t address[16])
+static bool fits(const struct networks *networks, uint8_t family, const uint8_t address[16])
 {
-    return (!among->count || within_any(among, family, address)) && !within_any(except, family, address);
+    return !networks->count || within_any(networks, family, address);
+}
+
+static bool goes(const struct class *class, const struct nq_speaker *client)
+{
+    bool client_inside = within_any(&class->inside, client->family, client->source);
+    bool server_inside = within_any(&class->inside, client->family, client->destination);
+    switch (class->direction) {
+    case NQ_INBOUND: return server_inside && !client_inside;
+    case NQ_OUTBOUND: return client_inside && !server_inside;
+    default: return true;
+    }
 }
 
 static bool asks_for(const struct numbers *numbers, uint32_t value)
@@ -187,8 +198,8 @@ const struct nq_policy *classes_choose(const struct nq_classes *classes, const s
     for (uint32_t i = 0; i < classes->count; i++) {
         const struct class *class = &classes->classes[i];
         if (asks_for(&class->ports, client->destination_port) && asks_for(&class->in, in) && asks_for(&class->out, out) &&
-            lies(&class->clients, &class->clients_except, client->family, client->source) &&
-            lies(&class->servers, &class->servers_except, client->family, client->destination))
+            fits(&class->clients, client->family, client->source) &&
+            fits(&class->servers, client->family, client->destination) && goes(class, client))
             return class->policy;
     }
     return classes->otherwise;

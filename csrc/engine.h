@@ -147,18 +147,23 @@ struct nq_network {
     uint8_t prefix[16];         /* network order; IPv4 in the first four octets */
 };
 
+enum nq_direction {
+    NQ_EITHER_WAY = 0,
+    NQ_INBOUND,                 /* the server is inside and the client is not */
+    NQ_OUTBOUND                 /* the client is inside and the server is not */
+};
+
 /* What a connection's SYN must show to be of this class. A list without entries asks for nothing. */
 struct nq_class_spec {
     const char *name;           /* for messages */
     const struct nq_policy *policy;             /* NULL: exempt; its connections pass as they come */
-    const struct nq_network *clients;           /* the SYN's source lies in one of these ... */
+    const struct nq_network *clients;           /* one of these holds the SYN's source */
     uint32_t client_count;
-    const struct nq_network *clients_except;    /* ... and in none of these */
-    uint32_t client_except_count;
-    const struct nq_network *servers;           /* likewise its destination */
+    const struct nq_network *servers;           /* and one of these its destination */
     uint32_t server_count;
-    const struct nq_network *servers_except;
-    uint32_t server_except_count;
+    const struct nq_network *inside;            /* what direction is measured by */
+    uint32_t inside_count;
+    uint32_t direction;         /* enum nq_direction */
     const uint16_t *ports;      /* the SYN's destination port */
     uint32_t port_count;
     const uint32_t *in_ifindexes;               /* where the SYN came from; 0: this host */

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import logging
 import signal
+import socket
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from nfqguard.deploy.requirement import unmet
-from nfqguard.engine import Engine, EngineError, Policy, Queue, QueueSettings, Settings
+from nfqguard.engine import Classes, Engine, EngineError, Policy, Queue, QueueSettings, Settings
 from nfqguard.nfqueue import BoundQueue, QueueError, kernel_queue
 from nfqguard.notify import Notifier
-from nfqguard.policy.compile import compile_policy
+from nfqguard.policy.compile import ClassSpec, compile_classes, compile_policy
 from nfqguard.policy.load import Configuration
 from nfqguard.report.event import Event
 from nfqguard.report.output import Output
@@ -40,7 +41,7 @@ class DaemonError(RuntimeError):
 class Worker:
     """One queue with its engine and the thread that drains it."""
 
-    def __init__(self, number: int, configuration: Configuration, policy: Policy) -> None:
+    def __init__(self, number: int, configuration: Configuration, policy: Policy | Classes) -> None:
         """Bind queue `number` and take all memory. Raises QueueError or EngineError."""
         self.number = number
         self.failure: OSError | None = None
@@ -127,10 +128,10 @@ class Daemon:
         self._workers: list[Worker] = []
         first = configuration.deployment.queue_first
         try:
-            policy = Policy(compile_policy(configuration.policy, configuration.policy_in_force))
+            policy = _policy(configuration)
             for number in range(first, first + configuration.deployment.queue_count):
                 self._workers.append(Worker(number, configuration, policy))
-        except (QueueError, EngineError, ValueError) as error:
+        except (QueueError, EngineError, ValueError, DaemonError) as error:
             self._close()
             raise DaemonError(str(error)) from error
 
@@ -221,14 +222,39 @@ class Daemon:
         return f"queue {numbers[0]}" if len(numbers) == 1 else f"queues {numbers[0]} to {numbers[-1]}"
 
 
+def _policy(configuration: Configuration) -> Policy | Classes:
+    """What the engines install. Raises DaemonError for an interface that is not there, ValueError, EngineError."""
+    used = configuration.policies_in_use
+    policies = {name: Policy(compile_policy(name, policy)) for name, policy in used.items()}
+    otherwise = policies[configuration.policy]
+    specs = compile_classes(configuration.classes, configuration.network)
+    return Classes(specs, policies, otherwise, _indexes(specs)) if specs else otherwise
+
+
+def _indexes(specs: Sequence[ClassSpec]) -> dict[str, int]:
+    """The index of each interface that classes name, as it is now. Raises DaemonError where there is none."""
+    found = {}
+    for spec in specs:
+        for name in spec.in_interfaces + spec.out_interfaces:
+            try:
+                found[name] = socket.if_nametoindex(name)
+            except OSError as error:
+                raise DaemonError(
+                    f"the class '{spec.name}' names the interface {name}, which is not there: make it before nfqguard "
+                    "starts, or correct the name") from error
+    return found
+
+
 def _settings(configuration: Configuration) -> Settings:
     values = configuration.engine.model_dump()
-    return Settings.default(**{**values, "binding": Settings.BINDINGS[configuration.engine.binding]})
+    binding = Settings.BINDINGS[configuration.engine.binding]
+    return Settings.default(**{**values, "binding": binding, "offload": int(configuration.deployment.offload_mark > 0)})
 
 
 def _queue_settings(number: int, configuration: Configuration) -> QueueSettings:
     deployment = configuration.deployment
-    return QueueSettings(number, fail_open=deployment.on_overload == "accept", own_mark=deployment.own_mark)
+    return QueueSettings(number, fail_open=deployment.on_overload == "accept", own_mark=deployment.own_mark,
+                         offload_mark=deployment.offload_mark)
 
 
 def _next_signal(timeout: float) -> signal.Signals | None:

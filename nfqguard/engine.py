@@ -21,8 +21,7 @@ from nfqguard.report.event import Event as Event
 from nfqguard.report.event import EventType as EventType
 
 if TYPE_CHECKING:
-    from nfqguard.policy.class_spec import ClassSpec
-    from nfqguard.policy.compile import PolicySpec, RuleSpec
+    from nfqguard.policy.compile import ClassSpec, PolicySpec, RuleSpec
     from nfqguard.policy.regex import Automaton
 
 PACKET_MAX = 65535
@@ -265,17 +264,20 @@ def _regex(automaton: Automaton | None, kept: list[Any]) -> Any:
 class Engine:
     """One flow table with all its memory. It belongs to one thread, but for `install`, `counters` and `events`."""
 
-    def __init__(self, settings: Settings, policy: Policy) -> None:
+    def __init__(self, settings: Settings, policy: Policy | Classes) -> None:
         """Take all memory. Raises EngineError where settings are out of range or memory is short."""
         error = ffi.new("char[]", lib.NQ_ERROR_MAX)
-        pointer = lib.nq_engine_new(settings.native(), policy.pointer, error)
+        first = policy.otherwise if isinstance(policy, Classes) else policy
+        pointer = lib.nq_engine_new(settings.native(), first.pointer, error)
         if pointer == ffi.NULL:
             raise EngineError(_sentence(error))
-        self._policies: list[Policy | Classes] = [policy]
+        self._policies: list[Policy | Classes] = [first]
         self._pointer: Any = ffi.gc(pointer, partial(_free_engine, self._policies))
         self._buffer = ffi.new("uint8_t[]", PACKET_MAX)
         self._packet = ffi.new("struct nq_packet *")
         self._events = ffi.new("struct nq_event[]", _EVENTS_AT_ONCE)
+        if policy is not first:
+            self.install(policy)
 
     @property
     def pointer(self) -> Any:
@@ -342,12 +344,17 @@ class Engine:
 class Classes:
     """Ordered classes: the first that a connection's opening fits chooses its policy, or that it is exempt."""
 
+    _DIRECTIONS: ClassVar[dict[str | None, int]] = {
+        None: lib.NQ_EITHER_WAY, "inbound": lib.NQ_INBOUND, "outbound": lib.NQ_OUTBOUND,
+    }
+
     def __init__(self, specs: Sequence[ClassSpec], policies: Mapping[str, Policy], otherwise: Policy,
                  interfaces: Mapping[str, int]) -> None:
         """`policies` has the policies that `specs` name, `interfaces` the index of each interface; `otherwise` is for
         connections that fit no class. Raises KeyError for a name that is not there, EngineError with the engine's
         sentence where the tables do not fit."""
-        self._policies = (otherwise, *(policies[spec.policy] for spec in specs if spec.policy is not None))
+        self.otherwise = otherwise
+        self._policies = [policies[spec.policy] for spec in specs if spec.policy is not None]
         kept: list[Any] = []
         native = ffi.new("struct nq_class_spec[]", len(specs))
         for into, spec in zip(native, specs, strict=True):
@@ -355,9 +362,9 @@ class Classes:
             into.name = kept[-1]
             into.policy = ffi.NULL if spec.policy is None else policies[spec.policy].pointer
             self._networks(into, "clients", "client_count", kept, spec.clients)
-            self._networks(into, "clients_except", "client_except_count", kept, spec.clients_except)
             self._networks(into, "servers", "server_count", kept, spec.servers)
-            self._networks(into, "servers_except", "server_except_count", kept, spec.servers_except)
+            self._networks(into, "inside", "inside_count", kept, spec.inside)
+            into.direction = self._DIRECTIONS[spec.direction]
             self._numbers(into, "ports", "port_count", "uint16_t[]", kept, spec.ports)
             for field in ("in", "out"):
                 indexes = [interfaces[name] for name in getattr(spec, f"{field}_interfaces")]

@@ -1,7 +1,7 @@
 """A capture through the engine, with the capture's clock: what would have left, and what would have been told.
 
 A capture knows no interfaces, so the binding to them is off; everything else is what a queue would get: the packets
-that the deployment chooses, in order, and the passing of time.
+that the deployment chooses, in order, and the passing of time. No connection belongs to a class that names interfaces.
 """
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from nfqguard.capture import NANOSECONDS, Record, network_offset, plain_header, 
 from nfqguard.divert import Datagram, Diversion, datagram
 from nfqguard.engine import (
     PACKET_MAX,
+    Classes,
     Engine,
     Event,
     Output,
@@ -23,7 +24,7 @@ from nfqguard.engine import (
     Settings,
     Verdict,
 )
-from nfqguard.policy.compile import compile_policy
+from nfqguard.policy.compile import compile_classes, compile_policy
 from nfqguard.policy.load import Configuration
 
 TICKS_MAX = 8000
@@ -79,7 +80,7 @@ class Replay:
         fixed = {"binding": Settings.BINDINGS["off"], "recorded": 1, "hash_key": bytes(16)}
         settings = Settings.default(**{**values, **fixed})
         self.summary = Summary()
-        self._engine = Engine(settings, Policy(compile_policy(configuration.policy, configuration.policy_in_force)))
+        self._engine = Engine(settings, _policy(configuration))
         self._diversion = Diversion(configuration.deployment)
         self._link_type = link_type
         self._packet, self._event = packet, event
@@ -201,3 +202,17 @@ class Replay:
         self.summary.flows = counters["flows-opened"]
         if counters["events-lost"]:
             self.summary.events["lost"] = counters["events-lost"]
+
+
+def classes_not_seen(configuration: Configuration) -> tuple[str, ...]:
+    """The names of classes to which no connection of a capture belongs, for they name interfaces."""
+    return tuple(one.name for one in configuration.classes if one.in_interfaces or one.out_interfaces)
+
+
+def _policy(configuration: Configuration) -> Policy | Classes:
+    used = configuration.policies_in_use
+    policies = {name: Policy(compile_policy(name, policy)) for name, policy in used.items()}
+    otherwise = policies[configuration.policy]
+    unseen = classes_not_seen(configuration)
+    seen = [one for one in configuration.classes if one.name not in unseen]
+    return Classes(compile_classes(seen, configuration.network), policies, otherwise, {}) if seen else otherwise

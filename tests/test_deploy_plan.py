@@ -1,12 +1,14 @@
 """The plan and its text: exact restore text for several deployments, and what check says of a table that differs."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from nfqguard.deploy.apply import _explain
 from nfqguard.deploy.difference import conflicts, differences
 from nfqguard.deploy.iptables import NOTHING, Table, present, read_table, restore_text, wanted
-from nfqguard.deploy.plan import PORTS_PER_JUMP, PlanError, TableName, TablePlan, make_plan, queue_values
+from nfqguard.deploy.plan import KEEPING, PORTS_PER_JUMP, PlanError, TableName, TablePlan, make_plan, queue_values
 from nfqguard.policy.model import Deployment
 
 
@@ -16,13 +18,15 @@ def errors(family: int, chain: str = "NFQGUARD", mask: str = "0x0/0xf000000") ->
     return f"-p {protocol} -m conntrack --ctstate RELATED -m connmark ! --mark {mask} -j {chain}"
 
 
-def part_of(family: int = 4, table: TableName = "mangle", **keys: object) -> TablePlan:
-    (part,) = (part for part in make_plan(Deployment.model_validate(keys)).only(family).parts if part.table == table)
+def part_of(family: int = 4, table: TableName = "mangle", out: bool = False, **keys: object) -> TablePlan:
+    """out: the chain in mangle POSTROUTING."""
+    parts = make_plan(Deployment.model_validate(keys)).only(family).parts
+    (part,) = (part for part in parts if part.table == table and part.chain.endswith(KEEPING) == out)
     return part
 
 
-def fresh_text(family: int = 4, table: TableName = "mangle", **keys: object) -> list[str]:
-    part = part_of(family, table, **keys)
+def fresh_text(family: int = 4, table: TableName = "mangle", out: bool = False, **keys: object) -> list[str]:
+    part = part_of(family, table, out, **keys)
     return restore_text(part, Table({}), wanted(part)).splitlines()
 
 
@@ -30,6 +34,9 @@ def test_default_deployment() -> None:
     expected = [
         "*mangle",
         ":NFQGUARD - [0:0]",
+        "-A NFQGUARD -p tcp -m tcp --tcp-flags SYN SYN -m connmark --mark 0xf000000/0xf000000 -j NFQUEUE --queue-num 0",
+        "-A NFQGUARD -m connmark --mark 0xf000000/0xf000000 -j RETURN",
+        "-A NFQGUARD -m mark --mark 0x10000000/0x10000000 -j MARK --set-xmark 0x0/0x10000000",
         "-A NFQGUARD -m conntrack --ctstate INVALID -j DROP",
         "-A NFQGUARD -m connmark --mark 0x0/0xf000000 -j CONNMARK --set-xmark 0x1000000/0xf000000",
         "-A NFQGUARD -m connmark --mark 0x1000000/0xf000000 -j NFQUEUE --queue-num 0",
@@ -47,25 +54,30 @@ def test_gateway_with_queues_exemptions_and_bypass() -> None:
         "ports": [25, 587],
         "queue-first": 10,
         "queue-count": 3,
-        "connmark-mask": 0x30,
+        "connmark-mask": 0x70,
+        "offload-mark": 0x300,
         "on-absent": "accept",
         "chain": "MAIL-in",
         "exempt": ["192.0.2.7", "198.51.100.0/24", "2001:db8::/32"],
     }
     behind = [
+        "-A MAIL-in -p tcp -m tcp --tcp-flags SYN SYN -m connmark --mark 0x70/0x70"
+        " -j NFQUEUE --queue-num 10 --queue-bypass",
+        "-A MAIL-in -m connmark --mark 0x70/0x70 -j RETURN",
+        "-A MAIL-in -m mark --mark 0x300/0x300 -j MARK --set-xmark 0x0/0x300",
         "-A MAIL-in -m conntrack --ctstate INVALID -j DROP",
-        "-A MAIL-in -m connmark --mark 0x0/0x30 -m statistic --mode nth --every 3 --packet 0"
-        " -j CONNMARK --set-xmark 0x10/0x30",
-        "-A MAIL-in -m connmark --mark 0x0/0x30 -m statistic --mode nth --every 2 --packet 0"
-        " -j CONNMARK --set-xmark 0x20/0x30",
-        "-A MAIL-in -m connmark --mark 0x0/0x30 -j CONNMARK --set-xmark 0x30/0x30",
-        "-A MAIL-in -m connmark --mark 0x10/0x30 -j NFQUEUE --queue-num 10 --queue-bypass",
-        "-A MAIL-in -m connmark --mark 0x20/0x30 -j NFQUEUE --queue-num 11 --queue-bypass",
-        "-A MAIL-in -m connmark --mark 0x30/0x30 -j NFQUEUE --queue-num 12 --queue-bypass",
+        "-A MAIL-in -m connmark --mark 0x0/0x70 -m statistic --mode nth --every 3 --packet 0"
+        " -j CONNMARK --set-xmark 0x10/0x70",
+        "-A MAIL-in -m connmark --mark 0x0/0x70 -m statistic --mode nth --every 2 --packet 0"
+        " -j CONNMARK --set-xmark 0x20/0x70",
+        "-A MAIL-in -m connmark --mark 0x0/0x70 -j CONNMARK --set-xmark 0x30/0x70",
+        "-A MAIL-in -m connmark --mark 0x10/0x70 -j NFQUEUE --queue-num 10 --queue-bypass",
+        "-A MAIL-in -m connmark --mark 0x20/0x70 -j NFQUEUE --queue-num 11 --queue-bypass",
+        "-A MAIL-in -m connmark --mark 0x30/0x70 -j NFQUEUE --queue-num 12 --queue-bypass",
         "-A MAIL-in -j DROP",
         "-A FORWARD -p tcp -m multiport --ports 25,587 -j MAIL-in",
     ]
-    errors4, errors6 = (f"-A FORWARD {errors(family, 'MAIL-in', '0x0/0x30')}" for family in (4, 6))
+    errors4, errors6 = (f"-A FORWARD {errors(family, 'MAIL-in', '0x0/0x70')}" for family in (4, 6))
     head = ["*mangle", ":MAIL-in - [0:0]"]
     assert fresh_text(4, **keys) == [
         *head,
@@ -81,6 +93,49 @@ def test_gateway_with_queues_exemptions_and_bypass() -> None:
     assert fresh_text(6, **keys) == [*head, *exempt, *behind, errors6, "COMMIT"]
 
 
+@pytest.mark.parametrize("family", [4, 6])
+def test_what_is_handed_over_is_kept_and_taken_back(family: int) -> None:
+    opening = "-p tcp -m tcp --tcp-flags FIN,SYN,RST,ACK SYN,ACK"
+    accepted = "-m mark --mark 0x10000000/0x10000000"
+    assert fresh_text(family, out=True, ports=[25, 587]) == [
+        "*mangle",
+        ":NFQGUARD-OUT - [0:0]",
+        f"-A NFQGUARD-OUT {opening} -m connmark --mark 0xf000000/0xf000000"
+        " -j CONNMARK --set-xmark 0x1000000/0xf000000",
+        f"-A NFQGUARD-OUT {accepted} -m connmark ! --mark 0x0/0xf000000 -j CONNMARK --set-xmark 0xf000000/0xf000000",
+        f"-A NFQGUARD-OUT {accepted} -j MARK --set-xmark 0x0/0x10000000",
+        "-A POSTROUTING -p tcp -m multiport --ports 25,587 -j NFQGUARD-OUT",
+        "COMMIT",
+    ]
+
+
+def test_on_a_mail_host_a_syn_that_leaves_takes_back_too() -> None:
+    keys = {"hook": "host", "chain": "MAIL-in", "connmark-mask": 0x70, "offload-mark": 0x300}
+    assert fresh_text(out=True, **keys)[2:-2] == [
+        "-A MAIL-in-OUT -p tcp -m tcp --tcp-flags SYN SYN -m connmark --mark 0x70/0x70"
+        " -j CONNMARK --set-xmark 0x10/0x70",
+        "-A MAIL-in-OUT -m mark --mark 0x300/0x300 -m connmark ! --mark 0x0/0x70 -j CONNMARK --set-xmark 0x70/0x70",
+        "-A MAIL-in-OUT -m mark --mark 0x300/0x300 -j MARK --set-xmark 0x0/0x300",
+    ]
+
+
+def test_without_offload_mark_nothing_is_handed_over() -> None:
+    assert fresh_text(out=True, **{"offload-mark": 0}) == []
+    assert not [line for line in fresh_text(**{"offload-mark": 0}) if "RETURN" in line or "-j MARK" in line]
+
+
+@pytest.mark.parametrize("keys,said", [
+    ({"queue-count": 3, "connmark-mask": 0x30}, "queue-count 3 is one too many"),
+    ({"queue-count": 15}, "queue-count 15 is one too many"),
+    ({"offload-mark": 0x6000000}, "within 0x6e660001"),
+    ({"offload-mark": 2}, "within 0x6e660002"),
+])
+def test_offloading_needs_numbers_of_its_own(keys: dict[str, int], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        Deployment.model_validate(keys)
+    assert Deployment.model_validate({**keys, "offload-mark": 0}).offload_mark == 0
+
+
 def test_mail_host_returns_its_own_packets_before_all_else_and_judges_loopback_once() -> None:
     assert fresh_text(4, hook="host", exempt=["192.0.2.7"]) == [
         "*mangle",
@@ -89,6 +144,9 @@ def test_mail_host_returns_its_own_packets_before_all_else_and_judges_loopback_o
         "-A NFQGUARD -m mark --mark 0x6e660002 -j RETURN",
         "-A NFQGUARD -s 192.0.2.7/32 -j RETURN",
         "-A NFQGUARD -d 192.0.2.7/32 -j RETURN",
+        "-A NFQGUARD -p tcp -m tcp --tcp-flags SYN SYN -m connmark --mark 0xf000000/0xf000000 -j NFQUEUE --queue-num 0",
+        "-A NFQGUARD -m connmark --mark 0xf000000/0xf000000 -j RETURN",
+        "-A NFQGUARD -m mark --mark 0x10000000/0x10000000 -j MARK --set-xmark 0x0/0x10000000",
         "-A NFQGUARD -m conntrack --ctstate INVALID -j DROP",
         "-A NFQGUARD -m connmark --mark 0x0/0xf000000 -j CONNMARK --set-xmark 0x1000000/0xf000000",
         "-A NFQGUARD -m connmark --mark 0x1000000/0xf000000 -j NFQUEUE --queue-num 0",
@@ -115,7 +173,7 @@ def test_packets_of_our_own_with_final_addresses_are_taken_from_conntrack(hook: 
 
 
 def test_both_marks_are_numbers_that_a_packet_can_have() -> None:
-    assert Deployment.model_validate({"own-mark": 0xFFFFFFFE}).untracked_mark == 0xFFFFFFFF
+    assert Deployment.model_validate({"own-mark": 0xFFFFFFFE, "offload-mark": 0}).untracked_mark == 0xFFFFFFFF
     with pytest.raises(ValueError, match="own-mark"):
         Deployment.model_validate({"own-mark": 0xFFFFFFFF})
 
@@ -132,7 +190,8 @@ def test_more_ports_than_one_jump_can_name() -> None:
 
 
 def test_mask_of_all_bits_is_written_as_iptables_prints_it() -> None:
-    lines = fresh_text(4, **{"connmark-mask": 0xFFFFFFFF})
+    lines = fresh_text(4, **{"connmark-mask": 0xFFFFFFFF, "offload-mark": 0x10000000})
+    assert "-A NFQGUARD -m connmark --mark 0xffffffff -j RETURN" in lines
     assert "-A NFQGUARD -m connmark --mark 0x0 -j CONNMARK --set-xmark 0x1/0xffffffff" in lines
     assert "-A NFQGUARD -m connmark --mark 0x1 -j NFQUEUE --queue-num 0" in lines
     assert f"-A FORWARD {errors(4, mask='0x0')}" in lines
@@ -168,6 +227,9 @@ SAVED = """\
 -A FORWARD -p tcp -m multiport --ports 25 -j NFQGUARD
 -A FORWARD -p icmp -m conntrack --ctstate RELATED -m connmark ! --mark 0x0/0xf000000 -j NFQGUARD
 -A FORWARD -m comment --comment "counts -j NFQGUARD" -j operators
+-A NFQGUARD -p tcp -m tcp --tcp-flags SYN SYN -m connmark --mark 0xf000000/0xf000000 -j NFQUEUE --queue-num 0
+-A NFQGUARD -m connmark --mark 0xf000000/0xf000000 -j RETURN
+-A NFQGUARD -m mark --mark 0x10000000/0x10000000 -j MARK --set-xmark 0x0/0x10000000
 -A NFQGUARD -m conntrack --ctstate INVALID -j DROP
 -A NFQGUARD -m connmark --mark 0x0/0xf000000 -j CONNMARK --set-xmark 0x1000000/0xf000000
 -A NFQGUARD -m connmark --mark 0x1000000/0xf000000 -j NFQUEUE --queue-num 0
@@ -205,7 +267,7 @@ LAST = "-A NFQGUARD -j DROP\n"
 def test_reading_keeps_to_one_table_and_takes_counters() -> None:
     table = read_table(SAVED, "mangle")
     assert set(table.chains) == {"PREROUTING", "FORWARD", "operators", "NFQGUARD"}
-    assert len(table.chains["FORWARD"]) == 4 and len(table.chains["NFQGUARD"]) == 4
+    assert len(table.chains["FORWARD"]) == 4 and len(table.chains["NFQGUARD"]) == 7
     assert [jump.position for jump in present(table, "NFQGUARD").jumps] == [2, 3]
     counted = "\n".join(f"[3:180] {line}" if line.startswith("-A") else line for line in SAVED.splitlines())
     assert read_table(counted, "mangle") == table
@@ -317,6 +379,48 @@ def test_each_difference_in_raw_is_named(kind: str | None, changes: list[tuple[s
     assert conflicts(part, table) == []
 
 
+OUT = "*mangle\n" + "".join(f"{line}\n" for line in fresh_text(out=True)[1:])
+HAND_OVER, TAKE_BACK = "-m connmark ! --mark 0x0/0xf000000", "SYN,ACK -m connmark"
+BITS_OFF = "--set-xmark 0x0/0x10000000"
+
+
+@pytest.mark.parametrize(
+    "kind,keep,said",
+    [
+        (None, lambda line: True, ""),
+        ("chain-missing", lambda line: line.startswith("*"), "not handed over"),
+        ("jump-missing", lambda line: "POSTROUTING" not in line, "not handed over"),
+        ("step-missing", lambda line: HAND_OVER not in line, "not handed over"),
+        ("step-missing", lambda line: TAKE_BACK not in line, "new connection on the ports"),
+        ("step-missing", lambda line: BITS_OFF not in line, "somebody else set offload-mark's bits"),
+    ],
+)
+def test_each_difference_in_postrouting_is_named(kind: str | None, keep: Callable[[str], bool], said: str) -> None:
+    text = "\n".join(filter(keep, OUT.splitlines()))
+    behind = text.replace("COMMIT", "-A POSTROUTING -j operators\nCOMMIT")   # nothing is skipped there
+    for found in (differences(part_of(out=True), read_table(saved, "mangle")) for saved in (text, behind)):
+        assert [difference.kind for difference in found] == [kind] * (kind is not None)
+        assert all(said in difference.meaning for difference in found)
+
+
+def test_a_chain_that_is_not_planned_any_more_is_found_and_removed() -> None:
+    part, table = part_of(out=True, **{"offload-mark": 0}), read_table(OUT, "mangle")
+    assert [difference.kind for difference in differences(part, table)] == ["chain-foreign"]
+    assert restore_text(part, table, wanted(part)).splitlines() == [
+        "*mangle",
+        ":NFQGUARD-OUT - [0:0]",
+        "-D POSTROUTING -p tcp -m multiport --ports 25 -j NFQGUARD-OUT",
+        "-X NFQGUARD-OUT",
+        "COMMIT",
+    ]
+    assert differences(part, Table({})) == []
+
+
+def test_our_own_chain_overwrites_nothing_of_somebody_elses() -> None:
+    assert conflicts(part_of(), read_table(OUT, "mangle")) == []
+    assert conflicts(part_of(out=True), read_table(SAVED, "mangle")) == []
+
+
 @pytest.mark.parametrize(
     "step,overwrites",
     [
@@ -344,12 +448,12 @@ def test_other_ports_than_planned_are_a_foreign_jump_and_a_missing_one() -> None
 @pytest.mark.parametrize(
     "message,said",
     [
-        ("iptables-restore: line 5 failed: No chain/target/match by that name.", "modprobe -a xt_NFQUEUE xt_connmark"),
+        ("iptables-restore: line 8 failed: No chain/target/match by that name.", "modprobe -a xt_NFQUEUE xt_connmark"),
         ("iptables-nft-restore: line 5 failed: Permission denied (you must be root).", "as root"),
         ("Another app is currently holding the xtables lock; waited 10s", "Try again"),
-        ("iptables-restore: line 9 failed", "modprobe -a xt_NFQUEUE xt_connmark xt_conntrack xt_multiport"),
-        ("iptables-restore: line 7 failed", "at `-A FORWARD -p tcp"),
-        ("iptables-restore: line 8 failed", "at `-A FORWARD -p icmp"),
+        ("iptables-restore: line 12 failed", "modprobe -a xt_NFQUEUE xt_connmark xt_conntrack xt_mark xt_multiport"),
+        ("iptables-restore: line 10 failed", "at `-A FORWARD -p tcp"),
+        ("iptables-restore: line 11 failed", "at `-A FORWARD -p icmp"),
         ("Extension NFQUEUE revision 0 not supported, missing kernel module?", "could not add the steps"),
     ],
 )

@@ -12,7 +12,7 @@ import click
 from nfqguard.capture import Capture, CaptureError, CaptureWriter, Record
 from nfqguard.engine import EngineError, Event
 from nfqguard.policy.load import ConfigError, Configuration, default_policy, load, load_preset
-from nfqguard.replay import Replay, Summary
+from nfqguard.replay import Replay, Summary, classes_not_seen
 from nfqguard.report.output import STDOUT, Output
 
 EXIT_UNUSABLE = 2
@@ -35,7 +35,11 @@ def replay(capture: Path, config: Path | None, preset: str | None, write: Path |
     if config is not None and preset is not None:
         raise click.UsageError("--config and --preset exclude each other: give one of them")
     try:
-        summary, damage = _replay(capture, _configuration(config, preset), write, events)
+        configuration = _configuration(config, preset)
+        for name in classes_not_seen(configuration):
+            print(f"warning: a capture knows no interfaces, so no connection belongs to the class '{name}'",
+                  file=sys.stderr)
+        summary, damage = _replay(capture, configuration, write, events)
     except (CaptureError, ConfigError, EngineError) as error:
         _fail(str(error))
     except OSError as error:

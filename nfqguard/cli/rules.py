@@ -17,7 +17,7 @@ from nfqguard.deploy.apply import check as check_plan
 from nfqguard.deploy.apply import remove as remove_plan
 from nfqguard.deploy.difference import Difference
 from nfqguard.deploy.iptables import Table, restore_text, wanted
-from nfqguard.deploy.plan import Family, Plan, PlanError, TablePlan, make_plan
+from nfqguard.deploy.plan import Family, Plan, PlanError, TablePlan, make_plan, queue_values
 from nfqguard.policy.load import DEFAULT_FILE, ConfigError, load
 from nfqguard.policy.model import Deployment
 
@@ -54,13 +54,14 @@ def rules() -> None:
 @common_options
 def print_text(config: Path, family: str | None, as_json: bool) -> None:
     """Print what `apply` would feed to iptables-restore on a machine where nothing is installed."""
-    _, plan = _planned(config, family, as_json)
+    deployment, plan = _planned(config, family, as_json)
     texts: dict[Family, str] = {}
     for part in plan.parts:
         texts[part.family] = texts.get(part.family, "") + _text(part)
     if as_json:
         click.echo(json.dumps({f"ipv{number}": text for number, text in texts.items()}))
         return
+    click.echo("\n".join(f"# {line}" for line in _legend(deployment)))
     for number, text in texts.items():
         click.echo(f"# IPv{number}: for {PROGRAM[number]}-restore --noflush\n{text}", nl=False)
 
@@ -118,6 +119,21 @@ def _planned(config: Path, family: str | None, as_json: bool) -> tuple[Deploymen
         _fail(error, as_json, EXIT_CANNOT_TELL)
     chosen: dict[str, Family] = {"4": 4, "6": 6}
     return deployment, plan.only(chosen[family]) if family else plan
+
+
+def _legend(deployment: Deployment) -> list[str]:
+    """What the numbers in the text stand for."""
+    mask = deployment.connmark_mask
+    values = queue_values(mask, deployment.queue_count)
+    lines = [f"connmark, bits {mask:#x} of a connection:"]
+    lines += [f"  {value:#x}: queue {deployment.queue_first + index}" for index, value in enumerate(values)]
+    if deployment.offload_mark:
+        lines += [
+            f"  {mask:#x}: the kernel has it, since TLS began or for an exempt class; only a new opening is queued",
+            f"packet mark {deployment.offload_mark:#x}: nfqguard accepts the packet and hands its connection over",
+        ]
+    own, untracked = deployment.own_mark, deployment.untracked_mark
+    return [*lines, f"packet marks {own:#x} and {untracked:#x}: nfqguard itself sends the packet"]
 
 
 def _text(part: TablePlan) -> str:

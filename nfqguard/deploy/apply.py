@@ -34,6 +34,7 @@ ATTEMPTS = 3
 MODULES = {
     "multiport": "xt_multiport",
     "mark": "xt_mark",
+    "MARK": "xt_mark",
     "conntrack": "xt_conntrack",
     "connmark": "xt_connmark",
     "CONNMARK": "xt_connmark",

@@ -9,23 +9,31 @@ from typing import Literal
 from nfqguard.deploy import iptables
 from nfqguard.deploy.iptables import PlacedJump, Table, words
 from nfqguard.deploy.plan import (
+    KEEPING,
     AnyJump,
     ChooseQueue,
+    ClearMark,
     DropInvalid,
     DropRest,
     ErrorJump,
     Family,
+    KeepJump,
+    KeepOffload,
     MarkJump,
+    QueueOpening,
     ReturnHost,
+    ReturnOffloaded,
     ReturnOwn,
     SendToQueue,
     Step,
     TablePlan,
+    TakeBack,
     Untrack,
 )
 
 Kind = Literal[
     "chain-missing",
+    "chain-foreign",
     "step-missing",
     "step-foreign",
     "steps-out-of-order",
@@ -40,6 +48,8 @@ Kind = Literal[
 
 APPLY = "run: nfqguard rules apply"
 UNTRANSLATED = "path MTU discovery does not work where an edit changed the length"
+NOT_OFFLOADED = "connections whose TLS has begun, and exempt ones of classes, are not handed over to the kernel"
+NEW_FOR_OLD = "a new connection on the ports of one that the kernel has taken over may pass uninspected"
 OWN_ONE_END = "of the packets that nfqguard sends itself some do not arrive where addresses are translated"
 
 
@@ -58,8 +68,11 @@ class Difference:
 
 def differences(part: TablePlan, table: Table) -> list[Difference]:
     """Where `table` differs from the plan; an empty list where it is as planned."""
+    if part.steps is None:
+        return list(_unwanted(part, table))
     if part.chain not in table.chains:
-        consequence = "mail passes uninspected" if part.table == "mangle" else OWN_ONE_END
+        keeps = any(isinstance(step, KeepOffload) for step in part.steps)
+        consequence = OWN_ONE_END if part.table == "raw" else NOT_OFFLOADED if keeps else "mail passes uninspected"
         meaning = f"chain {part.chain} is missing from {part.table}, so {consequence}"
         return [Difference(part.family, "chain-missing", meaning, APPLY)]
     return [*_in_chain(part, table), *_in_jumps(part, table)]
@@ -67,11 +80,12 @@ def differences(part: TablePlan, table: Table) -> list[Difference]:
 
 def conflicts(part: TablePlan, table: Table) -> list[Difference]:
     """Steps of others in mangle that write the connmark bits which hold a connection's queue. We cannot mend them."""
-    mask = max((step.mask for step in part.steps if isinstance(step, ChooseQueue)), default=0)
+    mask = max((step.mask for step in part.steps or () if isinstance(step, ChooseQueue)), default=0)
+    ours = (part.chain, part.chain + KEEPING)
     found = []
     for chain, steps in table.chains.items():
         for step in steps:
-            if chain != part.chain and iptables.connmark_bits_written(step) & mask:
+            if chain not in ours and iptables.connmark_bits_written(step) & mask:
                 meaning = (
                     f"mangle {chain} holds `{step}`, which overwrites bits {mask:#x} of the connmark, where a "
                     "connection's queue is kept: packets come to the wrong queue or are dropped"
@@ -81,13 +95,20 @@ def conflicts(part: TablePlan, table: Table) -> list[Difference]:
     return found
 
 
+def _unwanted(part: TablePlan, table: Table) -> Iterator[Difference]:
+    if part.chain in table.chains:
+        meaning = f"chain {part.chain} exists in {part.table}, and is not planned any more"
+        yield Difference(part.family, "chain-foreign", meaning, APPLY)
+
+
 def _in_chain(part: TablePlan, table: Table) -> Iterator[Difference]:
+    steps = part.steps or ()
     existing = [words(step) for step in table.chains[part.chain]]
-    planned = [words(iptables.specification(step)) for step in part.steps]
+    planned = [words(iptables.specification(step)) for step in steps]
     if existing == planned:
         return
     missing, foreign = Counter(planned) - Counter(existing), Counter(existing) - Counter(planned)
-    for step, step_words in zip(part.steps, planned, strict=True):
+    for step, step_words in zip(steps, planned, strict=True):
         if missing[step_words]:
             yield Difference(part.family, "step-missing", _without(part.chain, step), APPLY)
     for text, step_words in zip(table.chains[part.chain], existing, strict=True):
@@ -114,6 +135,14 @@ def _consequence(step: Step) -> str:
             return "connections are not spread over the queues as planned"
         case SendToQueue(number=number):
             return f"nothing, or not everything that should, reaches queue {number}"
+        case QueueOpening() | TakeBack():
+            return NEW_FOR_OLD
+        case ReturnOffloaded():
+            return "connections that the kernel has taken over come to no queue and are dropped"
+        case ClearMark():
+            return "packets on which somebody else set offload-mark's bits may hand connections over uninspected"
+        case KeepOffload():
+            return NOT_OFFLOADED
         case DropRest():
             return "what has no queue passes uninspected"
         case Untrack():
@@ -145,6 +174,8 @@ def _is(placed: PlacedJump, jump: AnyJump, chain: str) -> bool:
 def _of_jump(part: TablePlan, jump: AnyJump, found: list[PlacedJump]) -> Iterator[Difference]:
     if isinstance(jump, MarkJump):
         what, consequence = f"mark {jump.mark:#x}", OWN_ONE_END
+    elif isinstance(jump, KeepJump):
+        what, consequence = f"port {', '.join(map(str, jump.ports))}", NOT_OFFLOADED
     elif isinstance(jump, ErrorJump):
         what, consequence = "ICMP errors about connections that have a queue", UNTRANSLATED
     else:
@@ -172,7 +203,8 @@ def _before(part: TablePlan, table: Table) -> Iterator[Difference]:
 
 def _behind(part: TablePlan, table: Table) -> Iterator[Difference]:
     # A jump that is missing altogether has been reported; here only foreign steps behind one that exists count.
-    for hook in dict.fromkeys(jump.hook for jump in part.jumps):
+    # Behind a jump that keeps the connmark nothing is skipped: its chain only returns.
+    for hook in dict.fromkeys(jump.hook for jump in part.jumps if not isinstance(jump, KeepJump)):
         steps = table.chains.get(hook, ())
         ours = [position for position, step in enumerate(steps) if iptables.target_of(step) == part.chain]
         behind = [step for step in steps[ours[0] :] if iptables.target_of(step) != part.chain] if ours else []

@@ -21,16 +21,22 @@ from itertools import pairwise
 from nfqguard.deploy.plan import (
     AnyJump,
     ChooseQueue,
+    ClearMark,
     DropInvalid,
     DropRest,
     ErrorJump,
     Family,
+    KeepJump,
+    KeepOffload,
     MarkJump,
+    QueueOpening,
     ReturnHost,
+    ReturnOffloaded,
     ReturnOwn,
     SendToQueue,
     TableName,
     TablePlan,
+    TakeBack,
     Untrack,
 )
 
@@ -96,8 +102,36 @@ def _(step: ChooseQueue) -> str:
 
 @specification.register
 def _(step: SendToQueue) -> str:
-    bypass = " --queue-bypass" if step.bypass else ""
-    return f"-m connmark --mark {_masked(step.value, step.mask)} -j NFQUEUE --queue-num {step.number}{bypass}"
+    return f"-m connmark --mark {_masked(step.value, step.mask)} {_to_queue(step.number, step.bypass)}"
+
+
+@specification.register
+def _(step: QueueOpening) -> str:
+    opening = f"-p tcp -m tcp --tcp-flags SYN SYN -m connmark --mark {_masked(step.mask, step.mask)}"
+    return f"{opening} {_to_queue(step.number, step.bypass)}"
+
+
+@specification.register
+def _(step: ReturnOffloaded) -> str:
+    return f"-m connmark --mark {_masked(step.mask, step.mask)} -j RETURN"
+
+
+@specification.register
+def _(step: ClearMark) -> str:
+    return f"-m mark --mark {_masked(step.mark, step.mark)} -j MARK --set-xmark 0x0/{step.mark:#x}"
+
+
+@specification.register
+def _(step: KeepOffload) -> str:
+    asked, queued = f"-m mark --mark {_masked(step.mark, step.mark)}", f"-m connmark ! --mark {_masked(0, step.mask)}"
+    return f"{asked} {queued} -j CONNMARK --set-xmark {step.mask:#x}/{step.mask:#x}"
+
+
+@specification.register
+def _(step: TakeBack) -> str:
+    flags = "SYN SYN" if step.any_syn else "FIN,SYN,RST,ACK SYN,ACK"
+    opening = f"-p tcp -m tcp --tcp-flags {flags} -m connmark --mark {_masked(step.mask, step.mask)}"
+    return f"{opening} -j CONNMARK --set-xmark {step.value:#x}/{step.mask:#x}"
 
 
 @specification.register
@@ -114,15 +148,23 @@ def jump_specification(jump: AnyJump, chain: str) -> str:
     """Matches and target of a jump, as iptables-save prints them."""
     if isinstance(jump, MarkJump):
         return f"-m mark --mark {jump.mark:#x} -j {chain}"
+    if isinstance(jump, KeepJump):
+        return _by_port(jump.ports, chain)
     interface = f"! -i {jump.except_input} " if jump.except_input else ""
     if isinstance(jump, ErrorJump):
         queued = f"-m conntrack --ctstate RELATED -m connmark ! --mark {_masked(0, jump.mask)}"
         return f"{interface}-p {ICMP[jump.family]} {queued} -j {chain}"
-    return f"{interface}-p tcp -m multiport --ports {','.join(map(str, jump.ports))} -j {chain}"
+    return interface + _by_port(jump.ports, chain)
+
+
+def _by_port(ports: tuple[int, ...], chain: str) -> str:
+    return f"-p tcp -m multiport --ports {','.join(map(str, ports))} -j {chain}"
 
 
 def wanted(part: TablePlan) -> Ours:
     """What the plan wants: jumps by port and those of errors last in their chain, one by mark first."""
+    if part.steps is None:
+        return NOTHING
     steps = tuple(specification(step) for step in part.steps)
     return Ours(steps, tuple(_placed(jump, part.chain) for jump in part.jumps))
 
@@ -205,6 +247,10 @@ def _add(jump: PlacedJump) -> str:
     if jump.position is None:
         return f"-A {jump.chain} {jump.specification}"
     return f"-I {jump.chain} {jump.position} {jump.specification}"
+
+
+def _to_queue(number: int, bypass: bool) -> str:
+    return f"-j NFQUEUE --queue-num {number}{' --queue-bypass' if bypass else ''}"
 
 
 def _masked(value: int, mask: int) -> str:

@@ -35,6 +35,10 @@ class Deployment(Section):
     own_mark: Annotated[int, Field(ge=1, le=0xFFFFFFFE)] = 0x6E660001
     """The packet mark of what we send ourselves; exempt where our own packets would be queued. The next number is ours,
     too: see untracked_mark."""
+    offload_mark: Annotated[int, Field(ge=0, le=0xFFFFFFFF)] = 0x10000000
+    """Bits of the packet mark by which the engine hands a connection over to the kernel; ours on diverted ports. The
+    connmark keeps it as the highest value of connmark-mask, so that one stands for no queue. 0: every packet of every
+    connection comes to us."""
     on_absent: Absent = "drop"
     """No process is bound to the queue: drop, or accept uninspected."""
     on_overload: Absent = "drop"
@@ -64,6 +68,20 @@ class Deployment(Section):
             raise ValueError(
                 f"connmark-mask {self.connmark_mask:#x} counts to {values}, too small for queue-count "
                 f"{self.queue_count}: give it more bits or use fewer queues")
+        if self.offload_mark and values == self.queue_count:
+            raise ValueError(
+                f"connmark-mask {self.connmark_mask:#x} counts to {values}, and its highest value stands for "
+                f"connections that the kernel has taken over, so queue-count {self.queue_count} is one too many: give "
+                "the mask one more bit, use fewer queues, or write offload-mark = 0")
+        return self
+
+    @model_validator(mode="after")
+    def _marks_differ(self) -> Self:
+        for mark in (self.own_mark, self.untracked_mark):
+            if self.offload_mark and mark & self.offload_mark == self.offload_mark:
+                raise ValueError(
+                    f"offload-mark {self.offload_mark:#x} lies within {mark:#x}, the mark of packets that nfqguard "
+                    "sends itself (own-mark and the next number): choose bits that are not all set there")
         return self
 
 

@@ -52,23 +52,21 @@ TEST(a_network_holds_what_begins_with_its_bits)
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct nq_network clients = network(rows[i].prefix, rows[i].bits);
         struct nq_class_spec in = { .name = "in", .policy = &first, .clients = &clients, .client_count = 1 };
-        struct nq_class_spec out = { .name = "out", .policy = &first, .clients_except = &clients, .client_except_count = 1 };
         const char *server = strchr(rows[i].client, ':') ? "2001:db8:9::9" : "198.51.100.9";
         harness_row("%s in %s/%u", rows[i].client, rows[i].prefix, rows[i].bits);
         CHECK((chosen(&in, 1, opening(rows[i].client, server, 25)) == &first) == rows[i].within);
-        CHECK((chosen(&out, 1, opening(rows[i].client, server, 25)) == &first) == !rows[i].within);
     }
 }
 
 TEST(everything_that_is_asked_for_must_fit)
 {
     struct nq_network clients[] = { network("10.0.0.0", 8), network("172.16.0.0", 12) };
-    struct nq_network servers = network("198.51.100.0", 24), but = network("198.51.100.128", 25);
+    struct nq_network servers = network("198.51.100.0", 24), inside = network("198.51.100.0", 25);
     const uint16_t ports[] = { 25, 587 };
     const uint32_t in[] = { 9, 3 }, out[] = { 4 }, elsewhere[] = { 5, 6 };
     struct nq_class_spec spec = {
         .name = "all", .policy = &first, .clients = clients, .client_count = 2, .servers = &servers, .server_count = 1,
-        .servers_except = &but, .server_except_count = 1, .ports = ports, .port_count = 2,
+        .inside = &inside, .inside_count = 1, .direction = NQ_INBOUND, .ports = ports, .port_count = 2,
         .in_ifindexes = in, .in_count = 2, .out_ifindexes = out, .out_count = 1,
     };
     CHECK(chosen(&spec, 1, opening("172.31.0.1", "198.51.100.1", 587)) == &first);
@@ -82,6 +80,23 @@ TEST(everything_that_is_asked_for_must_fit)
     spec.in_ifindexes = in;
     spec.out_ifindexes = elsewhere;
     CHECK(chosen(&spec, 1, opening("172.31.0.1", "198.51.100.1", 587)) == &otherwise);
+}
+
+TEST(a_direction_is_across_the_border_of_what_is_inside)
+{
+    struct nq_network inside[] = { network("10.0.0.0", 8), network("2001:db8::", 32) };
+    static const struct { const char *client, *server; uint32_t direction; } rows[] = {
+        { "10.0.0.1", "198.51.100.1", NQ_OUTBOUND },     { "198.51.100.1", "10.0.0.1", NQ_INBOUND },
+        { "2001:db8::1", "2001:db9::1", NQ_OUTBOUND },   { "2001:db9::1", "2001:db8::1", NQ_INBOUND },
+        { "10.0.0.1", "10.0.0.2", NQ_EITHER_WAY },       { "198.51.100.1", "203.0.113.1", NQ_EITHER_WAY },
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        for (uint32_t asked = NQ_EITHER_WAY; asked <= NQ_OUTBOUND; asked++) {
+            struct nq_class_spec spec = { .name = "in", .policy = &first, .inside = inside, .inside_count = 2, .direction = asked };
+            bool fits = asked == NQ_EITHER_WAY || asked == rows[i].direction;
+            harness_row("%s to %s, %u", rows[i].client, rows[i].server, asked);
+            CHECK((chosen(&spec, 1, opening(rows[i].client, rows[i].server, 25)) == &first) == fits);
+        }
 }
 
 TEST(the_first_class_that_fits_decides)
