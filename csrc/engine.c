@@ -124,6 +124,8 @@ static void judge_segment(struct nq_engine *engine, struct nq_flow *flow, unsign
     else
         engine_carry(engine, flow, direction, view);
     engine_release(engine, flow);
+    if (session_rests(&flow->session))
+        engine_forget_client(engine, flow);
     if (flow->state == FLOW_CLOSED)
         engine_finish(engine, flow, view->flags & NQ_RST ? REASON_RST : REASON_FIN);
     engine_offload(engine, flow, view->packet);

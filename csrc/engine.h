@@ -253,7 +253,10 @@ enum nq_event_type {
     NQ_EVENT_REMOVE_KEYWORD,    /* a line of the EHLO reply was taken out */
     NQ_EVENT_REPLACE_BANNER,    /* the greeting's text was replaced */
     NQ_EVENT_INSERT_HEADER,     /* a header line was put before a message */
-    NQ_EVENT_REJECT             /* the client was told why by a reply, and the server was reset */
+    NQ_EVENT_REJECT,            /* the client was told why by a reply, and the server was reset */
+    NQ_EVENT_MATCH,             /* a rule has matched: what it did stands in `action` */
+    NQ_EVENT_ANSWER,            /* the server's reply to a command that became X: code, line */
+    NQ_EVENT_START              /* a session begins (audit trail) */
 };
 
 struct nq_event {
@@ -263,6 +266,7 @@ struct nq_event {
     uint64_t started;           /* ns; of the flow */
     uint64_t packets[2];        /* NQ_EVENT_FLOW; by direction: 0 from the client, 1 from the server */
     uint64_t octets[2];
+    uint64_t value, bound;      /* of a rule: what was measured, and the bound that it passed */
     uint32_t length;            /* octets of the line without its end */
     uint32_t line;              /* number of the line within its direction, from 0 for the banner and 1 for the first command */
     uint16_t client_port;       /* host order */
@@ -272,9 +276,16 @@ struct nq_event {
     uint8_t type;               /* enum nq_event_type */
     uint8_t direction;          /* 0 from the client, 1 from the server */
     uint8_t reason;             /* see nq_reason_name(); 0: none */
-    uint8_t text_len;
+    uint8_t text_len, after_len;
+    uint8_t rule;               /* 1 + place of the rule in the policy; 0: none */
+    uint8_t match;              /* number in matches.def; with a rule */
+    uint8_t action;             /* enum nq_do; with a rule */
+    uint8_t dry_run;            /* 1: it was told, and not done */
+    uint16_t code;              /* of the reply that this is about */
     char policy[32];
-    char text[NQ_TEXT_MAX];     /* the line's first octets as they came; never those of an AUTH exchange */
+    char rule_name[32];
+    char text[NQ_TEXT_MAX];     /* the first octets as they came; never those of an AUTH exchange */
+    char after[NQ_TEXT_MAX];    /* the same octets as they left, or would have; edits only */
 };
 
 const char *nq_reason_name(uint32_t reason);            /* kebab-case; NULL above the last */

@@ -18,9 +18,47 @@ void engine_drop_held(struct nq_engine *engine, struct nq_flow *flow, uint64_t b
         }
 }
 
+void engine_forget_client(struct nq_engine *engine, struct nq_flow *flow)
+{
+    if (flow->session.client)
+        client_drop(&engine->pool, flow->session.client);
+    flow->session.client = NULL;
+}
+
+/* What can only be told once the flow is over. */
+static void tell_last(struct nq_engine *engine, const struct nq_flow *flow, uint8_t match, unsigned direction)
+{
+    const struct nq_said said = { .what = SAID_FACT, .match = match, .why = REASON_RULE, .final = true };
+    const struct nq_cursor nowhere = { .begin = NULL };
+    uint64_t asked = 0;
+    struct nq_judgement judgement = direction == 0 ? inspect_client(flow->policy, &flow->session, &said, &asked)
+                                                   : inspect_server(flow->policy, &flow->session, &said, &asked);
+    if (judgement.rule)
+        engine_report_rule(engine, flow, direction, judgement, &said, &nowhere, NULL);
+}
+
+void engine_tell_truncated(struct nq_engine *engine, struct nq_flow *flow)
+{
+    if (!session_inside_command(&flow->session))
+        return;
+    tell_last(engine, flow, MATCH_OF_TRUNCATED_COMMAND, 0);
+    flow->session.client->command.ended = true;
+}
+
+static void tell_silence(struct nq_engine *engine, const struct nq_flow *flow)
+{
+    bool opened = flow->stream[0].packets > 1 && flow->stream[1].packets > 0;
+    if (opened && !flow->recorded && !flow->session.replies && !flow->session.reply.len && !flow->given_up)
+        tell_last(engine, flow, MATCH_OF_SILENT_SERVER, 1);
+}
+
 /* The flow is over: its memory goes back, its record is written. Its slot stays until its timer ends. */
 void engine_finish(struct nq_engine *engine, struct nq_flow *flow, enum nq_reason reason)
 {
+    if (!flow->recorded && flow->state != FLOW_DEAD && flow->state != FLOW_REFUSED)
+        engine_tell_truncated(engine, flow);
+    tell_silence(engine, flow);
+    engine_forget_client(engine, flow);
     engine_drop_held(engine, flow, UINT64_MAX, reason);
     for (int i = 0; i < 2; i++)
         stream_end(&flow->stream[i], &engine->pool);
@@ -34,13 +72,23 @@ void engine_remove_flow(struct nq_engine *engine, struct nq_flow *flow, enum nq_
     __atomic_store_n(&engine->counters[COUNT_FLOWS], engine->flows.used, __ATOMIC_RELAXED);
 }
 
-/* The reply and the end of the server's stream, again where the client has not acknowledged them. */
-static void say_refusal(struct nq_engine *engine, struct nq_flow *flow, const struct nq_view *view)
+/* What a refused client reads: the rule's own reply, else the policy's. */
+static const uint8_t *refusal_of(const struct nq_flow *flow, uint32_t *len)
 {
-    const struct nq_policy *policy = flow->policy;
-    struct nq_speaker server = speaker_answering(flow, view, 0);
+    const struct nq_rule *rule = flow->ended_by_rule;
+    bool own = rule && rule->reply_len;
+    *len = own ? rule->reply_len : flow->policy->refusal_len;
+    return own ? rule->reply : flow->policy->refusal;
+}
+
+/* The reply and the end of the server's stream, again where the client has not acknowledged them. */
+static void say_refusal(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, const struct nq_view *view)
+{
+    uint32_t len;
+    const uint8_t *text = refusal_of(flow, &len);
+    struct nq_speaker server = speaker_answering(flow, direction, view, 0);
     flow->replied = engine->now;
-    engine_inject(engine, &server, NQ_PSH | NQ_FIN, policy->refusal, policy->refusal_len);
+    engine_inject(engine, &server, NQ_PSH | NQ_FIN, text, len);
 }
 
 /* Take a refused client's octets: in order, they are acknowledged and thrown away. False where it has had enough of that. */
@@ -61,35 +109,42 @@ static bool discard(struct nq_flow *flow, const struct nq_view *view)
 
 /* The client is told why and the server is reset; then the client's octets are taken off its hands until it has read that:
  * one that is still writing a message reads nothing before it is done. */
-static void refuse_with_reply(struct nq_engine *engine, struct nq_flow *flow, const struct nq_view *view,
+static void refuse_with_reply(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, const struct nq_view *view,
                               enum nq_reason reason)
 {
     struct nq_speaker client = speaker_of(flow, 0);
     engine_count(engine, COUNT_REFUSALS);
     flow->answers_reset = true;
-    discard(flow, view);
-    say_refusal(engine, flow, view);
+    if (direction == 0)
+        discard(flow, view);
+    say_refusal(engine, flow, direction, view);
     engine_inject_rst(engine, &client);
     flow_on(&engine->flows, flow, ON_REPLIED, engine->now);
     engine_finish(engine, flow, reason);
 }
 
-static bool may_reply(const struct nq_flow *flow, unsigned direction)
+static bool may_reply(const struct nq_flow *flow, unsigned direction, const struct nq_view *view)
 {
+    const struct nq_rule *rule = flow->ended_by_rule;
     bool open = flow->state == FLOW_ESTABLISHED || flow->state == FLOW_HALF_CLOSED;
-    return flow->policy->refusal_len && direction == 0 && open && !flow->stream[1].fin;
+    bool wanted = rule ? rule->action == NQ_DO_REJECT || rule->action == NQ_DO_RATE_LIMIT : direction == 0;
+    uint32_t len;
+    return wanted && refusal_of(flow, &len) && len && open && view && !flow->stream[1].fin &&
+           (direction == 0 || !(view->flags & NQ_FIN));
 }
 
-/* Both ends are told, the packet goes nowhere, what follows is dropped. */
-void engine_refuse(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, const struct nq_view *view,
-                   enum nq_reason reason)
+/* Silently: what follows is dropped, and nobody is told. */
+static void drop_connection(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, enum nq_reason reason)
 {
-    bool reply = may_reply(flow, direction);
-    engine_report_end(engine, flow, direction, reply ? NQ_EVENT_REJECT : NQ_EVENT_RESET, (uint8_t)reason);
-    if (reply) {
-        refuse_with_reply(engine, flow, view, reason);
-        return;
-    }
+    engine_count(engine, COUNT_CONNECTIONS_DROPPED);
+    engine_report_end(engine, flow, direction, NQ_EVENT_MATCH, (uint8_t)reason);
+    flow_on(&engine->flows, flow, ON_REFUSED, engine->now);
+    engine_finish(engine, flow, reason);
+}
+
+static void reset_both(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, enum nq_reason reason)
+{
+    engine_report_end(engine, flow, direction, NQ_EVENT_RESET, (uint8_t)reason);
     engine_count(engine, COUNT_RESETS);
     for (unsigned i = 0; i < 2; i++) {
         struct nq_speaker speaker = speaker_of(flow, i);
@@ -98,6 +153,21 @@ void engine_refuse(struct nq_engine *engine, struct nq_flow *flow, unsigned dire
     flow->answers_reset = true;
     flow_on(&engine->flows, flow, ON_REFUSED, engine->now);
     engine_finish(engine, flow, reason);
+}
+
+/* The flow is ended as the rule says that wants it, else as the policy does; the packet goes nowhere, what follows is dropped. */
+void engine_refuse(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, const struct nq_view *view,
+                   enum nq_reason reason)
+{
+    flow->ended_by_rule = engine->ending;
+    if (engine->ending && engine->ending->action == NQ_DO_DROP)
+        drop_connection(engine, flow, direction, reason);
+    else if (may_reply(flow, direction, view)) {
+        engine_report_end(engine, flow, direction, NQ_EVENT_REJECT, (uint8_t)reason);
+        refuse_with_reply(engine, flow, direction, view, reason);
+    } else
+        reset_both(engine, flow, direction, reason);
+    engine->ending = NULL;
 }
 
 /* A packet of a flow that the policy has ended. The RST may have been lost: its sender is told again. */
@@ -122,7 +192,9 @@ static void end_refused(struct nq_engine *engine, struct nq_flow *flow)
 /* A packet of a flow whose client is being told why it was refused. */
 void engine_hear_refused(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, const struct nq_view *view)
 {
-    uint32_t said = flow->policy->refusal_len + 1u;
+    uint32_t said;
+    refusal_of(flow, &said);
+    said++;
     uint32_t end = stream_next_out(&flow->stream[1]) + said;
     if (direction == 1) {
         engine_bury(engine, flow, direction, view);
@@ -135,15 +207,15 @@ void engine_hear_refused(struct nq_engine *engine, struct nq_flow *flow, unsigne
         return;
     }
     if (!discard(flow, view)) {
-        struct nq_speaker server = speaker_answering(flow, view, said);
+        struct nq_speaker server = speaker_answering(flow, 0, view, said);
         engine_inject_rst(engine, &server);
         end_refused(engine, flow);
         return;
     }
     if (seq_before(view->ack, end) && engine->now - flow->replied >= NQ_REPEAT)
-        say_refusal(engine, flow, view);
+        say_refusal(engine, flow, 0, view);
     else if (view->payload_len || (view->flags & NQ_FIN)) {
-        struct nq_speaker server = speaker_answering(flow, view, said);
+        struct nq_speaker server = speaker_answering(flow, 0, view, said);
         engine_inject(engine, &server, 0, NULL, 0);
     }
     if (flow->stream[0].fin && !seq_before(view->ack, end))

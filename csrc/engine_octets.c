@@ -6,6 +6,8 @@
 
 static void take_fin(struct nq_engine *engine, struct nq_flow *flow, unsigned direction)
 {
+    if (direction == 0)
+        engine_tell_truncated(engine, flow);
     flow->stream[direction].fin = true;
     flow->stream[direction].next++;
     flow_on(&engine->flows, flow, flow->stream[!direction].fin ? ON_SECOND_FIN : ON_FIRST_FIN, engine->now);
@@ -45,7 +47,7 @@ static enum nq_reason judge_ahead(struct nq_engine *engine, struct nq_flow *flow
     struct nq_stream *stream = &flow->stream[direction];
     struct nq_view copy = { .edited = false };
     for (struct nq_extent *extent; (extent = stream_ahead_due(stream, &engine->pool));) {
-        struct nq_cursor cursor = { extent->data, extent->data, extent->data + extent->len, NULL };
+        struct nq_cursor cursor = { .begin = extent->data, .at = extent->data, .end = extent->data + extent->len };
         enum nq_reason reason = engine_listen(engine, flow, direction, &copy, &cursor);
         if (reason)
             return reason;
@@ -82,7 +84,7 @@ static enum nq_reason judge_fresh(struct nq_engine *engine, struct nq_flow *flow
     struct nq_stream *stream = &flow->stream[direction];
     bool was_opaque = flow->session.mode == MODE_OPAQUE, was_edited = view->edited;
     bool over_ahead = stream_ahead_touches(stream, view);
-    struct nq_cursor cursor = { fresh, fresh, view->payload + view->payload_len, NULL };
+    struct nq_cursor cursor = { .begin = fresh, .at = fresh, .end = view->payload + view->payload_len };
     view->edited = false;
     enum nq_reason reason = engine_listen(engine, flow, direction, view, &cursor);
     *taken = (uint32_t)(cursor.at - fresh);
@@ -103,6 +105,8 @@ static void decide(struct nq_engine *engine, struct nq_flow *flow, unsigned dire
     struct nq_stream *stream = &flow->stream[direction];
     uint32_t known = stream->next - view->seq, taken = 0;
     enum nq_reason reason = stream_room(stream, &engine->pool, &engine->settings, view->payload_len - known);
+    if (!reason && direction == 0 && !flow->session.client && !(flow->session.client = pool_client(&engine->pool)))
+        reason = REASON_MEMORY;
     if (reason) {
         engine_cannot_judge(engine, flow, direction, view, reason);
         return;
@@ -127,14 +131,19 @@ static void decide(struct nq_engine *engine, struct nq_flow *flow, unsigned dire
  * own loss recovery then works, where holding would cost most of the goodput. */
 static bool may_go_ahead(const struct nq_flow *flow, unsigned direction, const struct nq_view *view)
 {
-    uint8_t mode = flow->session.mode;
+    const struct nq_session *session = &flow->session;
+    const uint8_t *end = view->payload + view->payload_len;
     if ((view->flags & NQ_FIN) || stream_ahead_touches(&flow->stream[direction], view))
         return false;
-    if (mode == MODE_OPAQUE)
+    if (session->mode == MODE_OPAQUE)
         return true;
-    if (flow->session.message_begins && flow->policy->header_len)
+    if (direction == 1 || !session->client)
+        return false;
+    if (session->client->message_begins && flow->policy->header_len)
         return false; /* the hole will grow */
-    return mode == MODE_BODY && direction == 0 && !scan_may_end_data(view->payload, view->payload + view->payload_len);
+    if (session->mode == MODE_CHUNK)
+        return (uint64_t)(view->seq + view->payload_len - flow->stream[0].next) <= session->client->chunk;
+    return session->mode == MODE_DATA && !data_may_matter(view->payload, end, session->client->data.watched);
 }
 
 static void behind_hole(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view)

@@ -129,6 +129,8 @@ struct nq_held {                /* a whole packet that waits for its decision */
 };
 
 struct nq_pool {
+    struct nq_client *clients, *fresh_clients;  /* given back; never handed out yet */
+    uint32_t clients_free;
     struct nq_block *large, *small;
     struct nq_extent *extents;
     struct nq_held *held;
@@ -151,6 +153,8 @@ struct nq_held *pool_held(struct nq_pool *pool);
 void held_drop(struct nq_pool *pool, struct nq_held *held);         /* its block, too */
 struct nq_edit_log *pool_edit_log(struct nq_pool *pool);
 void edit_log_drop(struct nq_pool *pool, struct nq_edit_log *log);
+struct nq_client *pool_client(struct nq_pool *pool);                /* zeroed, but its mime */
+void client_drop(struct nq_pool *pool, struct nq_client *client);
 
 /* ---- packet.c: a view of a packet; no state, no allocation ------------------------------------------------------- */
 
@@ -383,6 +387,7 @@ uint16_t automaton_step(const struct nq_automaton *automaton, uint16_t node, uin
 enum nq_phase {                 /* where in a line the scanner stands */
     PHASE_START = 0,            /* before the first octet; replies: inside the code */
     PHASE_WORD,                 /* inside the verb or keyword */
+    PHASE_UNKNOWN,              /* inside a verb that passes though nobody knows it */
     PHASE_REST,                 /* behind it */
     PHASE_OVERWRITE,            /* inside what becomes X */
     PHASE_BANNER,               /* inside a greeting's text that changes */
@@ -400,7 +405,10 @@ struct nq_line {
     uint8_t separator;          /* replies: the octet behind the code; 0 until it came */
     bool cr;                    /* the last octet was CR */
     bool ended;                 /* its LF was consumed; the next call begins a new line */
-    uint8_t why;                /* enum nq_reason of the overwriting */
+    uint8_t why;                /* enum nq_reason of the overwriting, or of what would be overwritten */
+    uint8_t rule;               /* 1 + place of the rule that wanted it; 0: none */
+    bool dry_run;               /* it only would be */
+    uint32_t passed;            /* octets that had left before the overwriting began */
     uint8_t kept;               /* octets in text */
     uint8_t text[NQ_LINE_KEPT]; /* the line as it came */
 };
@@ -411,6 +419,7 @@ enum nq_token {
     TOKEN_NONE = 0,             /* nothing to say; call again while octets are left */
     TOKEN_WORD,                 /* a word is complete and known; the octet at the cursor ends it */
     TOKEN_UNKNOWN,              /* the octet at the cursor leaves the automaton */
+    TOKEN_FORBIDDEN,            /* the octet at the cursor completes a word that is known and doomed */
     TOKEN_INCOMPLETE,           /* the octet at the cursor ends a word that is none */
     TOKEN_BARE_CR,              /* the octet at the cursor follows a CR and is no LF */
     TOKEN_NUL,                  /* the octet at the cursor is NUL */
@@ -418,17 +427,18 @@ enum nq_token {
     TOKEN_CODE,                 /* replies: code and separator are known and consumed */
     TOKEN_SPAN,                 /* octets were consumed that the phase wants overwritten */
     TOKEN_LINE,                 /* a line's end was consumed */
-    TOKEN_END_OF_DATA           /* the line of the final dot was consumed */
+    TOKEN_END_OF_DATA,          /* the line of the final dot was consumed */
+    TOKEN_LONG_LINE,            /* message data: this line is longer than its limit */
+    TOKEN_BARE_NEWLINE,         /* the octet at the cursor is a bare LF or a NUL at a line's beginning, or shows that the CR before it is bare */
+    TOKEN_FALSE_END             /* the octet at the cursor ends what one side alone takes for the end of data */
 };
 
 struct nq_cursor {              /* octets under judgement */
     uint8_t *begin;             /* the first that may still be edited */
     uint8_t *at, *end;
     uint8_t *separator;         /* replies: behind the code of the last line that stays; NULL: it is not among these octets */
-};
-
-enum nq_body_state {            /* RFC 5321, 4.1.1.4: only CRLF.CRLF ends the data */
-    BODY_LINE_START = 0, BODY_INSIDE, BODY_CR, BODY_DOT, BODY_DOT_CR, BODY_STATES
+    uint8_t *scanned;           /* message data: the scanner has been here already, and said `token` */
+    uint8_t token;              /* enum nq_token */
 };
 
 /* Each takes octets from a cursor that is not empty, consumes what it can and returns what it met. Where a token speaks of
@@ -436,9 +446,39 @@ enum nq_body_state {            /* RFC 5321, 4.1.1.4: only CRLF.CRLF ends the da
 enum nq_token scan_command(struct nq_line *line, const struct nq_automaton *verbs, struct nq_cursor *cursor);
 enum nq_token scan_reply(struct nq_line *line, const struct nq_automaton *keywords, struct nq_cursor *cursor);
 enum nq_token scan_line(struct nq_line *line, struct nq_cursor *cursor);
-enum nq_token scan_body(uint8_t *state, struct nq_cursor *cursor);
-/* Can the data end within these octets, whatever stood before them? A dot at the very beginning of a line counts. */
-bool scan_may_end_data(const uint8_t *at, const uint8_t *end);
+/* Octets up to `to` belong to the line, whatever they are. */
+void scan_consume(struct nq_line *line, struct nq_cursor *cursor, const uint8_t *to);
+
+/* ---- smtp_data.c: message data: its end, its lines, and what may be mistaken for either ---------------------------- */
+
+enum nq_data_state {            /* RFC 5321, 4.1.1.4: only CRLF.CRLF ends the data */
+    DATA_LINE_START = 0, DATA_INSIDE, DATA_CR, DATA_DOT, DATA_DOT_CR,
+    DATA_FALSE_START,           /* behind a bare LF or CR, or a NUL at a line's beginning: some take it for a line's beginning */
+    DATA_FALSE_DOT,             /* the same, and a dot */
+    DATA_STATES
+};
+
+struct nq_data {                /* of one message */
+    uint8_t state;              /* enum nq_data_state */
+    uint8_t told;               /* 1 + class of the octet at the cursor, once it has been told of; 0: it has not */
+    bool counted;               /* BDAT: the octets are counted, and no dot means anything */
+    bool watched;               /* tell of bare newlines and false ends */
+    bool in_header;
+    bool long_line;             /* this line has been told of */
+    bool defused;               /* the newline that opened a false line is none any more */
+    uint32_t line_len;          /* octets of the present line, without its end */
+    uint32_t line_limit[2];     /* of body and header; UINT32_MAX: none */
+    uint64_t octets[2];         /* of body and header */
+};
+
+void data_begin(struct nq_data *data, bool counted, bool watched, uint32_t body_limit, uint32_t header_limit);
+/* As the scanners above. TOKEN_BARE_NEWLINE and TOKEN_FALSE_END are said once of an octet, which the caller may change. */
+enum nq_token data_scan(struct nq_data *data, struct nq_cursor *cursor);
+/* Octets of what may become the line of the final dot: they are no data yet. */
+uint32_t data_pending(const struct nq_data *data);
+/* Can octets of a body need an edit, or the data end within them, wherever they stand? A dot at the very beginning of a line
+ * counts; so does, where newlines are watched, a CR or LF whose other half is not among them. */
+bool data_may_matter(const uint8_t *at, const uint8_t *end, bool watched);
 
 /* ---- smtp_path.c: what stands behind MAIL and RCPT, streaming (RFC 5321, 4.1.2, 4.1.1.11) -------------------------- */
 
@@ -584,7 +624,8 @@ bool hello_seen(const struct nq_hello *hello);
 enum nq_mode {                  /* how the client's octets are to be read */
     MODE_COMMAND = 0,
     MODE_WAIT,                  /* not at all, until the server has replied */
-    MODE_BODY,
+    MODE_DATA,
+    MODE_CHUNK,                 /* BDAT: as many octets as were announced (RFC 3030) */
     MODE_AUTH,                  /* one line of an AUTH exchange */
     MODE_OPAQUE,                /* not any more: TLS */
     MODES
@@ -596,15 +637,48 @@ struct nq_awaited {             /* a run of like commands whose replies are outs
     uint16_t count;
 };
 
+/* What the client is saying: its line, its transaction, its message. From the pool, as long as there is something to remember. */
+struct nq_client {
+    struct nq_client *next;     /* in the free list */
+    struct nq_line command;
+    uint64_t due;               /* facts to be told, a bit for each match */
+    uint64_t fired;             /* rules that have had their say, a bit for each */
+    struct nq_path path;
+    uint32_t length_told;       /* 1 + octets of the line when its length was told of */
+    uint16_t node;              /* of the automaton of AUTH mechanisms */
+    uint8_t mechanism;          /* its word */
+    uint8_t chunk_phase;        /* where in the argument of BDAT */
+    uint8_t behind;             /* the verb that this line came behind without waiting for its reply */
+    bool begun;                 /* the line's first octet was looked at */
+    bool argument_told;         /* HELO's name */
+    bool newline_told;          /* this line's end */
+    bool last;                  /* BDAT's LAST */
+    bool in_message;            /* a message has begun and has not ended */
+    bool message_begins;        /* the next octet is the first of a message */
+    uint64_t chunk;             /* octets that are still to come of it */
+    uint64_t declared;          /* SIZE= of the transaction; 0: none */
+    uint64_t message;           /* octets of the message */
+    uint32_t recipients, accepted;  /* RCPTs of the transaction that were answered; with success */
+    uint16_t text[NQ_REGEXES];  /* of the regular expressions tried on this argument or message */
+    struct nq_data data;
+    struct nq_mime mime;
+};
+
 struct nq_session {
-    struct nq_line command, reply;
+    struct nq_client *client;   /* NULL: the client has nothing to be remembered */
+    struct nq_line reply;
     struct nq_awaited awaited[NQ_AWAITED];
     uint8_t awaited_first, awaited_runs;
     uint8_t mode;               /* enum nq_mode */
-    uint8_t body;               /* enum nq_body_state */
-    bool message_begins;        /* the next octet is the first of a message */
+    uint64_t due;               /* facts of the reply to be told, a bit for each match */
+    bool transaction;           /* the server has accepted MAIL */
+    bool lmtp;                  /* RFC 2033: as many replies to a message as it has recipients */
+    bool masked_answered;       /* the present reply answers a command that became X */
     uint16_t reply_part;        /* lines of the present reply that have ended */
+    uint16_t invalid;           /* recipients that the server has refused */
+    uint16_t offered, server_offers;    /* EHLO keywords as the client saw them and as the server said them: bits */
     uint32_t commands;          /* lines from the client */
+    uint32_t answered;          /* of these, the ones that have their reply */
     uint32_t replies;           /* lines from the server */
     uint32_t messages;
     uint64_t data;              /* octets of message data */
@@ -614,9 +688,10 @@ struct nq_session {
 enum nq_said_what {
     SAID_NOTHING = 0,           /* octets without meaning of their own */
     SAID_WAIT,                  /* what follows cannot be judged before the server has replied; nothing was consumed */
-    SAID_VERB,                  /* an allowed verb */
-    SAID_BAD_VERB,              /* a word outside the policy: why says how it was noticed */
-    SAID_BAD_LINE,              /* an octet that no command may hold */
+    SAID_FACT,                  /* something that a rule may look at: match, and what goes with it */
+    SAID_VERB,                  /* a verb that the policy names; a fact, too */
+    SAID_BAD_VERB,              /* a word that the policy does not name; a fact, too */
+    SAID_BAD_LINE,              /* an octet or argument that no command may hold */
     SAID_BAD_AUTH,              /* an octet that no line of an AUTH exchange may hold */
     SAID_TOO_LONG,
     SAID_COMMAND_END,           /* a command line is complete */
@@ -624,53 +699,110 @@ enum nq_said_what {
     SAID_BODY,                  /* octets of message data */
     SAID_END_OF_DATA,
     SAID_BANNER,                /* a line of the greeting begins */
-    SAID_BAD_KEYWORD,           /* a keyword of the EHLO reply outside the policy */
+    SAID_KEYWORD,               /* a keyword of the EHLO reply that the policy names; a fact, too */
+    SAID_BAD_KEYWORD,           /* one that it does not name; a fact, too */
     SAID_SPAN,                  /* octets that an earlier action condemned */
     SAID_REPLY_LINE,            /* a line of the server is complete */
-    SAID_TRANSITION,            /* the same, and its code fits no command of the client's */
-    SAID_INJECTION              /* plaintext behind the reply that begins TLS */
+    SAID_TRANSITION,            /* the same, and its code fits no command of the client's; a fact, too */
+    SAID_INJECTION,             /* plaintext behind the reply that begins TLS; a fact, too */
+    SAID_EARLY_REPLY,           /* to a BDAT whose octets have not all been sent */
+    SAID_ANSWER                 /* the reply to a command that became X is complete */
 };
 
 struct nq_said {
     uint8_t what;               /* enum nq_said_what */
     uint8_t why;                /* enum nq_reason */
+    uint8_t match;              /* enum nq_match, of a fact */
+    uint8_t word;               /* MATCH_WORDS: its id */
+    bool final;                 /* the thing is complete: what does not match now never will */
+    uint64_t value;             /* lengths, counts, codes; bits of regular expressions that have matched */
+    uint64_t limit;             /* SIZE_EXCEEDED: what was declared */
+    uint64_t back;              /* octets from the thing's beginning to the cursor */
+    const uint16_t *text;       /* MATCH_REGEX: states of the regular expressions; NULL: value has them */
     uint8_t *from, *to;         /* the octets that were consumed; equal: the one at `to` is meant */
 };
 
 void session_begin(struct nq_session *session);
-/* Take octets from one side. Consumes from the cursor and says one thing; call until the cursor is empty or SAID_WAIT. */
+/* Take octets from one side. Consumes from the cursor and says one thing; call until the cursor is empty and nothing is due, or
+ * SAID_WAIT. The client's side needs session->client. */
 struct nq_said session_client(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor);
 struct nq_said session_server(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor);
+/* Is there more to say, though no octets are left? */
+bool session_due(const struct nq_session *session, unsigned direction, const struct nq_cursor *cursor);
 /* Must the client's next octets wait for the server? */
 bool session_waits(const struct nq_session *session);
+/* Is there nothing of the client's to be remembered? Then session->client may go. */
+bool session_rests(const struct nq_session *session);
+/* Is the client inside a line that has not ended? */
+bool session_inside_command(const struct nq_session *session);
+/* RCPTs of the transaction, the unanswered ones included. */
+uint32_t session_recipients(const struct nq_session *session);
+/* The verb of the command that was said last and has no reply yet; VERB_NONE where all have one. */
+uint8_t session_awaited_tail(const struct nq_session *session);
+
+/* ---- smtp_command.c: a command line, octet by octet ---------------------------------------------------------------- */
+
+struct nq_said command_hear(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor);
+/* A line of an AUTH exchange; true in *ended once it is complete. */
+struct nq_said command_hear_auth(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor,
+                                 bool *ended);
+/* The next fact that is due of the command. */
+struct nq_said command_due(struct nq_session *session, const struct nq_policy *policy);
+
+/* ---- smtp_message.c: a message, octet by octet ---------------------------------------------------------------------- */
+
+void message_begin(struct nq_client *client, const struct nq_policy *policy, bool counted);
+/* The next fact that is due of the message. */
+struct nq_said message_due(struct nq_client *client, const struct nq_policy *policy);
+/* SAID_END_OF_DATA: the octets consumed end the message (DATA) or the chunk (BDAT). */
+struct nq_said message_hear(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor);
+
+/* ---- inspect.c, the part that sessions ask: is there a rule that could have something to say? */
+
+/* The lowest bound of a rule that has not had its say and that `value` has not passed yet; UINT64_MAX: none. */
+uint64_t rules_next_bound(const struct nq_policy *policy, uint8_t match, uint64_t fired, uint64_t value);
+/* Has `value` passed the bound of such a rule? */
+bool rules_exceeded(const struct nq_policy *policy, uint8_t match, uint64_t fired, uint64_t value);
 
 /* ---- inspect.c: what was said x policy -> action ------------------------------------------------------------------- */
 
 enum nq_action {
     ACTION_PASS = 0,
-    ACTION_ALLOW_WORD,          /* an unknown word that the policy does not mind */
+    ACTION_ALLOW_WORD,          /* a word that the policy does not name and does not mind */
     ACTION_MASK_LINE,
     ACTION_MASK_BANNER,
     ACTION_OVERWRITE,
     ACTION_OVERWRITE_BANNER,
     ACTION_REPLACE_BANNER,
+    ACTION_REPLACE_OCTET,       /* by a blank */
     ACTION_REMOVE_LINE,         /* where a whole line is at hand, else as ACTION_MASK_LINE */
     ACTION_REMOVE,
     ACTION_REMOVE_AND_REPORT,
     ACTION_INSERT_HEADER,
-    ACTION_REPORT,
-    ACTION_RESET
+    ACTION_REPORT,              /* the line, at its end */
+    ACTION_TELL,                /* that a rule has matched, or the reply to a masked command */
+    ACTION_RESET,
+    ACTION_END                  /* as the rule says: drop-connection, reset or reject */
 };
 
 struct nq_judgement {
     uint8_t action;             /* enum nq_action */
     uint8_t reason;             /* enum nq_reason */
+    const struct nq_rule *rule; /* NULL: no rule, but what the policy is made of */
+    bool dry_run;               /* tell what would be done, and change nothing */
+    bool more;                  /* ask again: another rule may have its say */
 };
 
+/* fired: bits of the rules that have had their say about the thing; more are set. */
 struct nq_judgement inspect_client(const struct nq_policy *policy, const struct nq_session *session,
-                                   const struct nq_said *said);
+                                   const struct nq_said *said, uint64_t *fired);
 struct nq_judgement inspect_server(const struct nq_policy *policy, const struct nq_session *session,
-                                   const struct nq_said *said);
+                                   const struct nq_said *said, uint64_t *fired);
+
+/* ---- limits.c: how often something may happen ---------------------------------------------------------------------- */
+
+/* May it happen now, `rate` times a second at most, with a second's worth at once? Shared by all queues. */
+bool limit_take(struct nq_limit *limit, uint32_t rate, uint64_t now);
 
 /* ---- edit_log.c: the sender's sequence numbers and the receiver's -------------------------------------------------- */
 
@@ -841,6 +973,7 @@ struct nq_flow {
     uint64_t id;
     uint64_t started, seen;     /* ns */
     const struct nq_policy *policy;
+    const struct nq_rule *ended_by_rule;    /* NULL: none; of the flow's policy */
     struct nq_stream stream[2]; /* 0 from the originator, 1 from the responder */
     struct nq_session session;
 };
@@ -922,6 +1055,21 @@ bool edit_remove_line(struct nq_view *view, struct nq_patches *patches, struct n
 /* The greeting's text becomes another; from..to are the line's last consumed octets. */
 bool edit_replace_banner(struct nq_patches *patches, const struct nq_line *line, uint8_t *from, uint8_t *to,
                          const uint8_t *text, uint32_t len);
+struct nq_change {              /* of one octet */
+    uint8_t *at;                /* NULL: nothing was changed */
+    uint8_t was, now;
+};
+
+/* The octet at the cursor becomes a blank. */
+bool edit_blank(struct nq_view *view, const struct nq_cursor *cursor, struct nq_change *what);
+/* A command that ends in a bare LF behind a blank: the blank becomes CR. False where there is none. */
+bool edit_repair_newline(struct nq_view *view, const struct nq_cursor *cursor, struct nq_change *what);
+/* What shows at the cursor that a newline is bare, or a false end of data (ends), means nothing afterwards: the newline becomes a
+ * blank, or where it has left already the dot behind it. False where nothing of it is left to edit. */
+bool edit_defuse_newline(struct nq_view *view, const struct nq_cursor *cursor, const struct nq_data *data, bool ends,
+                         struct nq_change *what);
+/* The `modern` banner mask: code, host name and the word ESMTP stay, the rest becomes *. */
+void edit_banner_modern(struct nq_view *view, struct nq_line *line, uint8_t *from, uint8_t *to);
 /* The `asa` banner mask: all but 2, 0, CR and LF becomes *; from..to are the line's last consumed octets. */
 void edit_banner(struct nq_view *view, const struct nq_line *line, uint8_t *from, uint8_t *to);
 
@@ -933,8 +1081,8 @@ struct nq_speaker speaker_of(const struct nq_flow *flow, unsigned direction);
 uint32_t refuse_rst(const struct nq_speaker *speaker, uint8_t *into);
 /* ACK, with `flags` beside it and `len` octets of text, at most NQ_REPLY_OCTETS. Returns its length, at most NQ_OURS_OCTETS. */
 uint32_t refuse_say(const struct nq_speaker *speaker, uint8_t flags, const uint8_t *text, uint32_t len, uint8_t *into);
-/* The server, in answer to what the client just sent; it has said `said` octets of its own since the refusal. */
-struct nq_speaker speaker_answering(const struct nq_flow *flow, const struct nq_view *view, uint32_t said);
+/* The server, in answer to what the client just sent or instead of what it just said itself; it has said `said` octets of its own since the refusal. */
+struct nq_speaker speaker_answering(const struct nq_flow *flow, unsigned direction, const struct nq_view *view, uint32_t said);
 
 /* ---- classes.c: which policy a connection gets ---------------------------------------------------------------------- */
 
@@ -1032,6 +1180,8 @@ struct nq_engine {
     struct nq_held *retired;    /* decided in this call; their octets stay until the next */
     struct nq_result result;
     uint32_t injections;
+    const struct nq_rule *ending;   /* the rule that ends the flow of the packet that is being heard, and what it was about */
+    struct nq_said ending_said;
     struct nq_patches patches;  /* changes of length in the packet that is being heard */
     struct nq_block *composed;  /* packets put together in this call; they stay until the next */
     uint64_t now, ticked;
@@ -1062,7 +1212,15 @@ void engine_report_flow(struct nq_engine *engine, struct nq_flow *flow, uint8_t 
 /* About the line that ended at cursor->at. */
 void engine_report_line(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, uint8_t reason,
                         const struct nq_cursor *cursor);
-void engine_report_insertion(struct nq_engine *engine, const struct nq_flow *flow, const struct nq_cursor *cursor);
+void engine_report_insertion(struct nq_engine *engine, const struct nq_flow *flow, const struct nq_cursor *cursor, bool dry_run);
+/* A rule has matched at cursor->at. change: of an octet, or NULL. */
+void engine_report_rule(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction,
+                        struct nq_judgement judgement, const struct nq_said *said, const struct nq_cursor *cursor,
+                        const struct nq_change *change);
+/* The server's reply to a command that became X. */
+void engine_report_answer(struct nq_engine *engine, const struct nq_flow *flow, uint16_t code);
+/* The audit trail's first line. */
+void engine_report_start(struct nq_engine *engine, const struct nq_flow *flow);
 
 /* ---- engine_output.c: what leaves ---------------------------------------------------------------------------------- */
 
@@ -1089,6 +1247,10 @@ void engine_refuse(struct nq_engine *engine, struct nq_flow *flow, unsigned dire
                    enum nq_reason reason);
 /* A held packet is decided: its octets stay until the next call. */
 void engine_retire(struct nq_engine *engine, struct nq_held *held);
+/* Its line will never end: the client's FIN has come, or the flow is over. */
+void engine_tell_truncated(struct nq_engine *engine, struct nq_flow *flow);
+/* What the client was saying needs no memory any more. */
+void engine_forget_client(struct nq_engine *engine, struct nq_flow *flow);
 /* The flow is over: its memory goes back, its record is written. Its slot stays until its timer ends. */
 void engine_finish(struct nq_engine *engine, struct nq_flow *flow, enum nq_reason reason);
 /* The same, and its slot is free. */

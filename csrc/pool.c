@@ -10,7 +10,7 @@
 #include "nq.h"
 
 struct layout {
-    size_t large_data, small_data, blocks, extents, held, logs, total;
+    size_t large_data, small_data, blocks, extents, held, logs, clients, total;
 };
 
 static size_t aligned(size_t octets) { return (octets + 63) & ~(size_t)63; }
@@ -24,7 +24,8 @@ static struct layout lay_out(const struct nq_settings *settings)
     at.extents = aligned(at.blocks + ((size_t)settings->large_blocks + settings->small_blocks) * sizeof(struct nq_block));
     at.held = aligned(at.extents + (size_t)settings->extents * sizeof(struct nq_extent));
     at.logs = aligned(at.held + (size_t)settings->held * sizeof(struct nq_held));
-    at.total = at.logs + (size_t)settings->edit_logs * sizeof(struct nq_edit_log);
+    at.clients = aligned(at.logs + (size_t)settings->edit_logs * sizeof(struct nq_edit_log));
+    at.total = at.clients + (size_t)settings->flows * sizeof(struct nq_client);
     return at;
 }
 
@@ -66,6 +67,8 @@ bool pool_init(struct nq_pool *pool, const struct nq_settings *settings)
         logs[i].next = pool->logs;
         pool->logs = &logs[i];
     }
+    pool->fresh_clients = (void *)(memory + at.clients); /* as many as flows, and a page is touched once a client needs it */
+    pool->clients_free = settings->flows;
     return true;
 }
 
@@ -160,4 +163,25 @@ void edit_log_drop(struct nq_pool *pool, struct nq_edit_log *log)
     log->next = pool->logs;
     pool->logs = log;
     pool->logs_free++;
+}
+
+struct nq_client *pool_client(struct nq_pool *pool)
+{
+    struct nq_client *client = pool->clients;
+    if (!pool->clients_free)
+        return NULL;
+    pool->clients_free--;
+    if (client)
+        pool->clients = client->next;
+    else
+        client = pool->fresh_clients++;
+    memset(client, 0, offsetof(struct nq_client, mime));
+    return client;
+}
+
+void client_drop(struct nq_pool *pool, struct nq_client *client)
+{
+    client->next = pool->clients;
+    pool->clients = client;
+    pool->clients_free++;
 }

@@ -24,7 +24,7 @@ struct nq_speaker speaker_of(const struct nq_flow *flow, unsigned direction)
     return speaker;
 }
 
-struct nq_speaker speaker_answering(const struct nq_flow *flow, const struct nq_view *view, uint32_t said)
+struct nq_speaker speaker_answering(const struct nq_flow *flow, unsigned direction, const struct nq_view *view, uint32_t said)
 {
     struct nq_speaker speaker = speaker_of(flow, 1);
     const uint8_t *stamps = packet_timestamps(view);
@@ -32,8 +32,8 @@ struct nq_speaker speaker_answering(const struct nq_flow *flow, const struct nq_
     speaker.ack = flow->stream[0].next;
     speaker.stamped = stamps;
     if (stamps) { /* what the client echoes is the server's own clock */
-        memcpy(speaker.stamps, stamps + 6, 4);
-        memcpy(speaker.stamps + 4, stamps + 2, 4);
+        memcpy(speaker.stamps, stamps + (direction == 0 ? 6 : 2), 4);
+        memcpy(speaker.stamps + 4, stamps + (direction == 0 ? 2 : 6), 4);
     }
     return speaker;
 }

@@ -1,17 +1,13 @@
 /*
- * smtp_scan.c - a resumable scanner of command lines, reply lines and message data. It knows where words and lines begin
- * and end, and not what they mean. All its state lies in the caller's struct, so octets may come one by one.
+ * smtp_scan.c - a resumable scanner of command lines and reply lines. It knows where words and lines begin and end, and not
+ * what they mean. All its state lies in the caller's struct, so octets may come one by one.
  *
  * Holding octets until a line is complete was rejected: with Nagle's algorithm on the other side each hold costs 200 ms.
  * So every octet is consumed as it comes, and a word is judged by the prefix automaton before it is complete.
  */
 #include "nq.h"
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
-
-static void consume(struct nq_line *line, struct nq_cursor *cursor, const uint8_t *to)
+void scan_consume(struct nq_line *line, struct nq_cursor *cursor, const uint8_t *to)
 {
     uint32_t octets = (uint32_t)(to - cursor->at);
     uint32_t room = NQ_LINE_KEPT - line->kept;
@@ -27,7 +23,7 @@ static void consume(struct nq_line *line, struct nq_cursor *cursor, const uint8_
 static enum nq_token end_line(struct nq_line *line, struct nq_cursor *cursor)
 {
     uint32_t before = line->len - (line->cr ? 1 : 0);
-    consume(line, cursor, cursor->at + 1);
+    scan_consume(line, cursor, cursor->at + 1);
     line->body_len = before;
     if (line->kept > before)
         line->kept = (uint8_t)before;
@@ -48,12 +44,12 @@ static enum nq_token scan_overwrite(struct nq_line *line, struct nq_cursor *curs
     while (at < cursor->end && *at != '\n' && !(*at == '\r' && (at + 1 == cursor->end || at[1] == '\n')))
         at++;
     if (at > cursor->at) {
-        consume(line, cursor, at);
+        scan_consume(line, cursor, at);
         return line->len >= NQ_COMMAND_LINE_MAX ? TOKEN_TOO_LONG : TOKEN_SPAN;
     }
     if (*at == '\n')
         return end_line(line, cursor);
-    consume(line, cursor, at + 1);
+    scan_consume(line, cursor, at + 1);
     return TOKEN_NONE;
 }
 
@@ -67,14 +63,14 @@ static enum nq_token scan_rest(struct nq_line *line, struct nq_cursor *cursor)
     while (at < limit && *at != '\n' && *at != '\r' && *at != 0)
         at++;
     if (at > cursor->at)
-        consume(line, cursor, at);
+        scan_consume(line, cursor, at);
     if (at == limit)
         return at == cursor->end ? TOKEN_NONE : TOKEN_TOO_LONG;
     if (*at == 0)
         return TOKEN_NUL;
     if (*at == '\n')
         return end_line(line, cursor);
-    consume(line, cursor, at + 1);
+    scan_consume(line, cursor, at + 1);
     return TOKEN_NONE;
 }
 
@@ -109,11 +105,29 @@ static enum nq_token scan_word(struct nq_line *line, const struct nq_automaton *
         uint16_t node = automaton_step(automaton, line->node, octet);
         if (!node)
             return TOKEN_UNKNOWN;
+        if (automaton->doomed[node]) {
+            line->word = automaton->word[node];
+            return TOKEN_FORBIDDEN;
+        }
         line->node = node;
         line->phase = PHASE_WORD;
-        consume(line, cursor, cursor->at + 1);
+        scan_consume(line, cursor, cursor->at + 1);
     }
     return TOKEN_NONE;
+}
+
+/* A verb that passes though nobody knows it, up to its end. */
+static enum nq_token scan_unknown(struct nq_line *line, struct nq_cursor *cursor)
+{
+    uint8_t *at = cursor->at;
+    while (at < cursor->end && *at && !ends_word(*at, false))
+        at++;
+    scan_consume(line, cursor, at);
+    if (at == cursor->end)
+        return TOKEN_NONE;
+    line->phase = PHASE_REST;
+    line->word = VERB_PRIVATE;
+    return TOKEN_WORD;
 }
 
 enum nq_token scan_command(struct nq_line *line, const struct nq_automaton *verbs, struct nq_cursor *cursor)
@@ -125,6 +139,8 @@ enum nq_token scan_command(struct nq_line *line, const struct nq_automaton *verb
         return TOKEN_BARE_CR;
     if (line->phase == PHASE_REST)
         return scan_rest(line, cursor);
+    if (line->phase == PHASE_UNKNOWN)
+        return scan_unknown(line, cursor);
     return scan_word(line, verbs, cursor, false);
 }
 
@@ -143,7 +159,7 @@ static enum nq_token scan_code(struct nq_line *line, struct nq_cursor *cursor)
         if (line->digits < 3 && digit) {
             line->code = (uint16_t)(line->code * 10 + (octet - '0'));
             line->digits++;
-            consume(line, cursor, cursor->at + 1);
+            scan_consume(line, cursor, cursor->at + 1);
             continue;
         }
         line->phase = PHASE_REST;
@@ -151,7 +167,7 @@ static enum nq_token scan_code(struct nq_line *line, struct nq_cursor *cursor)
             line->digits = NQ_NO_CODE;
         else if (octet == ' ' || octet == '-') {
             line->separator = octet;
-            consume(line, cursor, cursor->at + 1);
+            scan_consume(line, cursor, cursor->at + 1);
             return TOKEN_CODE;
         } else if (octet != '\r' && octet != '\n')
             line->digits = NQ_NO_CODE;
@@ -166,7 +182,7 @@ static enum nq_token scan_to_lf(struct nq_line *line, struct nq_cursor *cursor, 
     uint8_t *to = at ? at : cursor->end;
     if (to == cursor->at)
         return end_line(line, cursor);
-    consume(line, cursor, to);
+    scan_consume(line, cursor, to);
     return found;
 }
 
@@ -184,91 +200,4 @@ enum nq_token scan_reply(struct nq_line *line, const struct nq_automaton *keywor
     case PHASE_REMOVE: return scan_to_lf(line, cursor, TOKEN_SPAN);
     default: return scan_to_lf(line, cursor, TOKEN_NONE);
     }
-}
-
-/* The first "\r\n." at or behind `at`, or end. */
-static const uint8_t *find_dot_line(const uint8_t *at, const uint8_t *end)
-{
-#if defined(__SSE2__)
-    const __m128i cr = _mm_set1_epi8('\r'), lf = _mm_set1_epi8('\n'), dot = _mm_set1_epi8('.');
-    for (; end - at >= 18; at += 16) {
-        __m128i first = _mm_cmpeq_epi8(_mm_loadu_si128((const void *)at), cr);
-        __m128i second = _mm_cmpeq_epi8(_mm_loadu_si128((const void *)(at + 1)), lf);
-        __m128i third = _mm_cmpeq_epi8(_mm_loadu_si128((const void *)(at + 2)), dot);
-        int hits = _mm_movemask_epi8(_mm_and_si128(_mm_and_si128(first, second), third));
-        if (hits)
-            return at + __builtin_ctz((unsigned)hits);
-    }
-#endif
-    for (; end - at >= 3; at++)
-        if (at[0] == '\r' && at[1] == '\n' && at[2] == '.')
-            return at;
-    return end;
-}
-
-/* Where the octets before `end` leave a body that stood inside a line at `from`. */
-static uint8_t state_behind(const uint8_t *from, const uint8_t *end)
-{
-    ptrdiff_t len = end - from;
-    if (len >= 1 && end[-1] == '\r')
-        return BODY_CR;
-    if (len >= 2 && end[-1] == '\n' && end[-2] == '\r')
-        return BODY_LINE_START;
-    return BODY_INSIDE;
-}
-
-enum { ANY, CR, LF, DOT, CLASSES };
-
-static const uint8_t body_next[BODY_STATES][CLASSES] = {
-    /*                     other        CR           LF               dot       */
-    [BODY_LINE_START] = { BODY_INSIDE, BODY_CR,     BODY_INSIDE,     BODY_DOT },
-    [BODY_INSIDE]     = { BODY_INSIDE, BODY_CR,     BODY_INSIDE,     BODY_INSIDE },
-    [BODY_CR]         = { BODY_INSIDE, BODY_CR,     BODY_LINE_START, BODY_INSIDE },
-    [BODY_DOT]        = { BODY_INSIDE, BODY_DOT_CR, BODY_INSIDE,     BODY_INSIDE },
-    [BODY_DOT_CR]     = { BODY_INSIDE, BODY_CR,     BODY_LINE_START, BODY_INSIDE },
-};
-
-static int body_class(uint8_t octet)
-{
-    return octet == '\r' ? CR : octet == '\n' ? LF : octet == '.' ? DOT : ANY;
-}
-
-enum nq_token scan_body(uint8_t *state, struct nq_cursor *cursor)
-{
-    while (cursor->at < cursor->end) {
-        if (*state == BODY_INSIDE) {
-            const uint8_t *found = find_dot_line(cursor->at, cursor->end);
-            if (found == cursor->end) {
-                *state = state_behind(cursor->at, cursor->end);
-                cursor->at = cursor->end;
-                break;
-            }
-            cursor->at += found - cursor->at + 3;
-            *state = BODY_DOT;
-            continue;
-        }
-        uint8_t octet = *cursor->at++;
-        if (*state == BODY_DOT_CR && octet == '\n') {
-            *state = BODY_LINE_START;
-            return TOKEN_END_OF_DATA;
-        }
-        *state = body_next[*state][body_class(octet)];
-    }
-    return TOKEN_NONE;
-}
-
-bool scan_may_end_data(const uint8_t *at, const uint8_t *end)
-{
-    static const char ends[][5] = { "\n.\r\n", ".\r\n" };
-    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) {
-        size_t len = strlen(ends[i]);
-        if ((size_t)(end - at) >= len && memcmp(at, ends[i], len) == 0)
-            return true;
-    }
-    while ((at = find_dot_line(at, end)) < end) {
-        at += 3;
-        if (end - at >= 2 && at[0] == '\r' && at[1] == '\n')
-            return true;
-    }
-    return false;
 }

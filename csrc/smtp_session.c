@@ -41,7 +41,12 @@ static void await(struct nq_session *session, uint8_t verb)
 
 static void answered(struct nq_session *session)
 {
-    if (!session->awaited_runs || --awaited_at(session, 0)->count)
+    uint8_t verb = awaited_head(session);
+    if (!session->awaited_runs)
+        return;
+    session->answered += verb != VERB_GREETING && verb != VERB_MESSAGE;
+    session->masked_answered = verb == VERB_MASKED;
+    if (--awaited_at(session, 0)->count)
         return;
     session->awaited_first = (uint8_t)((session->awaited_first + 1) % NQ_AWAITED);
     session->awaited_runs--;
@@ -57,9 +62,28 @@ static void answer_all_but_last(struct nq_session *session)
 /* No server says 250 in several lines to an empty line: that is the reply to the EHLO behind it, and the line has none. */
 static void pass_over_empty_lines(struct nq_session *session)
 {
-    bool ehlo_next = session->awaited_runs > 1 && awaited_at(session, 1)->verb == VERB_EHLO;
+    bool ehlo_next = session->awaited_runs > 1 && verb_flags(awaited_at(session, 1)->verb) & VERB_GREETS;
     while (ehlo_next && awaited_head(session) == VERB_NONE)
         answered(session);
+}
+
+uint8_t session_awaited_tail(const struct nq_session *session)
+{
+    return session->awaited_runs ? awaited_tail((struct nq_session *)session) : VERB_NONE;
+}
+
+/* What stands before the last command that begins or ends a transaction belongs to another one, should the server agree. */
+uint32_t session_recipients(const struct nq_session *session)
+{
+    uint32_t count = session->client ? session->client->recipients : 0;
+    for (unsigned i = 0; i < session->awaited_runs; i++) {
+        const struct nq_awaited *run = &session->awaited[(session->awaited_first + i) % NQ_AWAITED];
+        if (run->verb == VERB_RCPT)
+            count += run->count;
+        else if (run->verb == VERB_RSET || verb_flags(run->verb) & (VERB_SENDS | VERB_GREETS))
+            count = 0;
+    }
+    return count;
 }
 
 /* ---- the client's mode: the table, and the one function that changes it ---- */
@@ -70,21 +94,22 @@ static const struct {
     bool answers;               /* the command has its reply */
     uint8_t mode;
 } transitions[] = {
-    { VERB_DATA, 354, true, MODE_BODY },            /* RFC 5321, 4.1.1.4 */
+    { VERB_DATA, 354, true, MODE_DATA },            /* RFC 5321, 4.1.1.4 */
     { VERB_DATA, 0, true, MODE_COMMAND },
     { VERB_AUTH, 334, false, MODE_AUTH },           /* RFC 4954, 4 */
     { VERB_AUTH, 0, true, MODE_COMMAND },
     { VERB_STARTTLS, 220, true, MODE_OPAQUE },      /* RFC 3207, 4 */
     { VERB_STARTTLS, 0, true, MODE_COMMAND },
+    { VERB_XCLIENT, 0, true, MODE_COMMAND },
 };
 
-static void session_enter(struct nq_session *session, enum nq_mode mode)
+static void session_enter(struct nq_session *session, const struct nq_policy *policy, enum nq_mode mode)
 {
     session->mode = (uint8_t)mode;
-    if (mode != MODE_BODY)
-        return;
-    session->body = BODY_LINE_START;
-    session->message_begins = true;
+    if (mode == MODE_DATA && session->client)
+        message_begin(session->client, policy, false);
+    if (mode == MODE_CHUNK && !session->client->in_message)
+        message_begin(session->client, policy, true);
 }
 
 void session_begin(struct nq_session *session)
@@ -96,8 +121,32 @@ void session_begin(struct nq_session *session)
 bool session_waits(const struct nq_session *session)
 {
     bool full = session->awaited_runs == NQ_AWAITED;
-    bool at_line_start = session->command.ended || session->command.len == 0;
-    return session->mode == MODE_WAIT || (session->mode == MODE_COMMAND && full && at_line_start);
+    return session->mode == MODE_WAIT || (session->mode == MODE_COMMAND && full && !session_inside_command(session));
+}
+
+bool session_inside_command(const struct nq_session *session)
+{
+    const struct nq_line *line = session->client ? &session->client->command : NULL;
+    return session->mode == MODE_COMMAND && line && line->len && !line->ended;
+}
+
+bool session_rests(const struct nq_session *session)
+{
+    const struct nq_client *client = session->client;
+    bool between = session->mode == MODE_COMMAND || session->mode == MODE_OPAQUE;
+    return client && between && !session->transaction && !session->awaited_runs && !session_inside_command(session) &&
+           !client->due && !client->in_message;
+}
+
+bool session_due(const struct nq_session *session, unsigned direction, const struct nq_cursor *cursor)
+{
+    const struct nq_client *client = session->client;
+    if (direction == 1)
+        return session->due || session->masked_answered;
+    if (!client || session_waits(session))
+        return client && client->due;
+    return client->due || (session->mode == MODE_CHUNK && !client->chunk) ||
+           ((session->mode == MODE_DATA || session->mode == MODE_CHUNK) && cursor->token);
 }
 
 /* ---- TLS: opaque, but for its beginning ---- */
@@ -110,86 +159,73 @@ static void hear_tls(struct nq_hello *hello, uint8_t type, struct nq_cursor *cur
 
 /* ---- the client speaks ---- */
 
-static struct nq_said command_ends(struct nq_session *session)
+static struct nq_said command_ends(struct nq_session *session, const struct nq_policy *policy, struct nq_said said)
 {
-    struct nq_line *line = &session->command;
-    uint8_t verb = line->why && !line->word ? VERB_MASKED : line->word;
+    struct nq_line *line = &session->client->command;
+    bool masked = line->phase == PHASE_OVERWRITE;
+    uint8_t verb = masked && !line->word ? VERB_MASKED : line->word;
     session->commands++;
     await(session, verb);
     if (verb_flags(verb) & VERB_WAITS)
-        session_enter(session, MODE_WAIT);
-    return (struct nq_said){ .what = SAID_COMMAND_END };
+        session_enter(session, policy, MODE_WAIT);
+    if (verb == VERB_BDAT && !masked)
+        session_enter(session, policy, MODE_CHUNK);
+    return said;
 }
 
 static struct nq_said hear_command(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor)
 {
-    switch (scan_command(&session->command, &policy->verbs, cursor)) {
-    case TOKEN_WORD: return (struct nq_said){ .what = SAID_VERB };
-    case TOKEN_UNKNOWN: return (struct nq_said){ .what = SAID_BAD_VERB, .why = REASON_COMMAND };
-    case TOKEN_INCOMPLETE: return (struct nq_said){ .what = SAID_BAD_VERB, .why = REASON_INCOMPLETE };
-    case TOKEN_BARE_CR: return (struct nq_said){ .what = SAID_BAD_LINE, .why = REASON_BARE_CR };
-    case TOKEN_NUL: return (struct nq_said){ .what = SAID_BAD_LINE, .why = REASON_NUL };
-    case TOKEN_TOO_LONG: return (struct nq_said){ .what = SAID_TOO_LONG, .why = REASON_COMMAND_LENGTH };
-    case TOKEN_SPAN: return (struct nq_said){ .what = SAID_SPAN };
-    case TOKEN_LINE: return command_ends(session);
-    default: return (struct nq_said){ .what = SAID_NOTHING };
-    }
+    struct nq_said said = command_hear(session, policy, cursor);
+    return said.what == SAID_COMMAND_END ? command_ends(session, policy, said) : said;
 }
 
-/* A bare CR or a NUL ends a line for some servers, and what stands behind it would be a command that nobody has judged. The
- * flow ends: no mechanism says them (RFC 4954, 4), and to mask an answer would only hide that. */
-static struct nq_said hear_auth(struct nq_session *session, struct nq_cursor *cursor)
+static struct nq_said hear_auth(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor)
 {
-    enum nq_token token = scan_line(&session->command, cursor);
-    session->command.kept = 0; /* a secret: never told */
-    switch (token) {
-    case TOKEN_TOO_LONG: return (struct nq_said){ .what = SAID_TOO_LONG, .why = REASON_COMMAND_LENGTH };
-    case TOKEN_BARE_CR: return (struct nq_said){ .what = SAID_BAD_AUTH, .why = REASON_BARE_CR };
-    case TOKEN_NUL: return (struct nq_said){ .what = SAID_BAD_AUTH, .why = REASON_NUL };
-    case TOKEN_LINE: session_enter(session, MODE_WAIT); break;
-    default: break;
-    }
-    return (struct nq_said){ .what = SAID_NOTHING };
+    bool ended = false;
+    struct nq_said said = command_hear_auth(session, policy, cursor, &ended);
+    if (ended)
+        session_enter(session, policy, MODE_WAIT);
+    return said;
 }
 
-static uint32_t octets_of_a_final_dot(uint8_t body)
+/* RFC 2033, 4.2: a reply for each recipient that the server has accepted. */
+static void await_message(struct nq_session *session)
 {
-    return body == BODY_DOT ? 1 : body == BODY_DOT_CR ? 2 : 0;
+    uint32_t replies = session->lmtp && session->client->accepted ? session->client->accepted : 1;
+    while (replies--)
+        await(session, VERB_MESSAGE);
 }
 
-static struct nq_said hear_body(struct nq_session *session, struct nq_cursor *cursor)
+static struct nq_said hear_message(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor)
 {
-    const uint8_t *from = cursor->at;
-    uint32_t pending = octets_of_a_final_dot(session->body);
-    if (session->message_begins) {
-        session->message_begins = false;
-        return (struct nq_said){ .what = SAID_MESSAGE, .why = REASON_HEADER_INSERTED };
-    }
-    enum nq_token token = scan_body(&session->body, cursor);
-    session->data += (uint64_t)(cursor->at - from) + pending;
-    if (token != TOKEN_END_OF_DATA) {
-        session->data -= octets_of_a_final_dot(session->body);
-        return (struct nq_said){ .what = SAID_BODY };
-    }
-    session->data -= 3;
-    session->messages++;
-    session_enter(session, MODE_COMMAND);
-    await(session, VERB_MESSAGE);
-    return (struct nq_said){ .what = SAID_END_OF_DATA };
+    bool counted = session->mode == MODE_CHUNK;
+    struct nq_said said = message_hear(session, policy, cursor);
+    if (said.what != SAID_END_OF_DATA)
+        return said;
+    session_enter(session, policy, MODE_COMMAND);
+    if (!counted)
+        await_message(session);
+    else if (session->client->in_message)
+        said.what = SAID_BODY; /* of a chunk, and more are to come */
+    return said;
 }
 
 struct nq_said session_client(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor)
 {
     uint8_t *from = cursor->at;
-    struct nq_said said = { .what = SAID_NOTHING };
-    if (session_waits(session))
-        return (struct nq_said){ .what = SAID_WAIT };
-    switch (session->mode) {
-    case MODE_COMMAND: said = hear_command(session, policy, cursor); break;
-    case MODE_BODY: said = hear_body(session, cursor); break;
-    case MODE_AUTH: said = hear_auth(session, cursor); break;
-    default: hear_tls(&session->hello[0], HELLO_CLIENT, cursor); break;
-    }
+    struct nq_said said = message_due(session->client, policy);
+    if (said.what || session_waits(session)) {
+        said = said.what ? said : command_due(session, policy);
+        if (!said.what)
+            said.what = SAID_WAIT;
+    } else
+        switch (session->mode) {
+        case MODE_COMMAND: said = hear_command(session, policy, cursor); break;
+        case MODE_CHUNK:
+        case MODE_DATA: said = hear_message(session, policy, cursor); break;
+        case MODE_AUTH: said = hear_auth(session, policy, cursor); break;
+        default: hear_tls(&session->hello[0], HELLO_CLIENT, cursor); break;
+        }
     said.from = from;
     said.to = cursor->at;
     return said;
@@ -197,8 +233,48 @@ struct nq_said session_client(struct nq_session *session, const struct nq_policy
 
 /* ---- the server speaks ---- */
 
+static void transaction_ends(struct nq_session *session)
+{
+    session->transaction = false;
+    if (!session->client)
+        return;
+    session->client->recipients = session->client->accepted = 0;
+    session->client->declared = 0;
+    session->client->in_message = false;
+}
+
+/* What the server says to a command that is no matter of modes. */
+static void take_answer(struct nq_session *session, uint8_t verb, uint16_t code)
+{
+    bool good = code / 100 == 2;
+    if (verb == VERB_RCPT) {
+        session->invalid = (uint16_t)(session->invalid + (code >= 400 && session->invalid < UINT16_MAX));
+        session->due |= code >= 400 ? (uint64_t)1 << MATCH_OF_INVALID_RECIPIENTS : 0;
+        if (session->client) {
+            session->client->recipients++;
+            session->client->accepted += good;
+        }
+    } else if (verb_flags(verb) & VERB_SENDS) {
+        if (good && session->client)
+            session->client->recipients = session->client->accepted = 0;
+        session->transaction |= good;
+    } else if (verb_flags(verb) & VERB_GREETS && good) {
+        transaction_ends(session);
+        session->lmtp = verb == VERB_LHLO;
+        if (verb == VERB_HELO)
+            session->offered = session->server_offers = 0;
+    } else if ((verb == VERB_RSET || verb == VERB_XCLIENT) && good) {
+        transaction_ends(session);
+        if (verb == VERB_XCLIENT)
+            session->offered = session->server_offers = 0;
+    } else if (verb == VERB_MESSAGE && awaited_head(session) != VERB_MESSAGE)
+        transaction_ends(session);
+    else if (verb == VERB_BDAT && session->client && !session->client->in_message)
+        transaction_ends(session);
+}
+
 /* A complete reply. False where its code fits no command that the client has sent. */
-static bool answer(struct nq_session *session, uint16_t code)
+static bool answer(struct nq_session *session, const struct nq_policy *policy, uint16_t code)
 {
     if (code == 421) /* RFC 5321, 3.8: at any time, and the server closes */
         return true;
@@ -212,27 +288,90 @@ static bool answer(struct nq_session *session, uint16_t code)
             continue;
         if (transitions[i].answers)
             answered(session);
-        session_enter(session, transitions[i].mode);
+        if (session->mode == MODE_WAIT)
+            session_enter(session, policy, transitions[i].mode);
+        take_answer(session, verb, code);
         return true;
     }
     answered(session);
+    take_answer(session, verb, code);
     return awaited && !steers;
 }
 
-static struct nq_said reply_line_ends(struct nq_session *session, struct nq_cursor *cursor)
+/* A BDAT that is refused before its octets are there: nobody can say what the server takes them for. */
+static bool answers_early(const struct nq_session *session)
+{
+    return session->mode == MODE_CHUNK && session->awaited_runs == 1 &&
+           session->awaited[session->awaited_first].verb == VERB_BDAT && session->awaited[session->awaited_first].count == 1;
+}
+
+/* "250-XXXXXXXA": what a firewall on the way leaves of a keyword. */
+static bool keyword_is_masked(const uint8_t *text, uint32_t len)
+{
+    uint32_t count = 0;
+    while (count < len && text[count] == 'X')
+        count++;
+    bool suffix = count + 1 == len && text[count] >= 'A' && text[count] <= 'Z';
+    return count >= 4 && (count == len || suffix);
+}
+
+static void take_offer(struct nq_session *session)
+{
+    enum { BEHIND_THE_CODE = 4 };
+    const struct nq_line *line = &session->reply;
+    const uint8_t *word = line->text + BEHIND_THE_CODE;
+    uint32_t len = 0, kept = line->kept > BEHIND_THE_CODE ? line->kept - (uint32_t)BEHIND_THE_CODE : 0;
+    bool passes = line->phase != PHASE_OVERWRITE && line->phase != PHASE_REMOVE;
+    while (len < kept && word[len] != ' ' && word[len] != '=' && word[len] != '\t')
+        len++;
+    uint16_t bit = (uint16_t)(1u << keyword_named(word, len) & ~1u);
+    session->server_offers |= bit;
+    session->offered |= passes ? bit : 0;
+    if (keyword_is_masked(word, len))
+        session->due |= (uint64_t)1 << MATCH_OF_STARTTLS_STRIPPED;
+}
+
+static void note_ehlo_line(struct nq_session *session)
+{
+    bool ehlo = session->reply.code == 250 && verb_flags(awaited_head(session)) & VERB_GREETS;
+    if (ehlo && session->reply_part == 0)
+        session->offered = session->server_offers = 0;
+    else if (ehlo)
+        take_offer(session);
+}
+
+static struct nq_said reply_ends(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor)
+{
+    uint16_t code = session->reply.code;
+    if (answers_early(session) && code != 421)
+        return (struct nq_said){ .what = SAID_EARLY_REPLY, .why = REASON_EARLY_REPLY };
+    bool was_opaque = session->mode == MODE_OPAQUE;
+    session->masked_answered = false;
+    bool fits = answer(session, policy, code);
+    session->due |= (uint64_t)1 << MATCH_OF_REPLY_CODE;
+    if (session->mode == MODE_OPAQUE && !was_opaque) {
+        session->due |= (uint64_t)1 << MATCH_OF_TLS_STARTED;
+        if (cursor->at < cursor->end)
+            return (struct nq_said){ .what = SAID_INJECTION, .match = MATCH_OF_STARTTLS_INJECTION, .why = REASON_TLS_INJECTION };
+    }
+    if (fits)
+        return (struct nq_said){ .what = SAID_REPLY_LINE };
+    return (struct nq_said){ .what = SAID_TRANSITION, .match = MATCH_OF_UNEXPECTED_REPLY, .why = REASON_TRANSITION,
+                             .value = code, .final = true, .back = session->reply.len };
+}
+
+static struct nq_said reply_line_ends(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor)
 {
     struct nq_line *line = &session->reply;
     session->replies++;
     if (line->digits == NQ_NO_CODE)
         return (struct nq_said){ .what = SAID_REPLY_LINE };
+    note_ehlo_line(session);
     session->reply_part++;
     if (line->separator == '-')
         return (struct nq_said){ .what = SAID_REPLY_LINE };
     session->reply_part = 0;
-    bool fits = answer(session, line->code);
-    if (session->mode == MODE_OPAQUE && cursor->at < cursor->end)
-        return (struct nq_said){ .what = SAID_INJECTION, .why = REASON_TLS_INJECTION };
-    return (struct nq_said){ .what = fits ? SAID_REPLY_LINE : SAID_TRANSITION, .why = fits ? 0 : REASON_TRANSITION };
+    return reply_ends(session, policy, cursor);
 }
 
 static struct nq_said code_is_known(struct nq_session *session, const struct nq_policy *policy)
@@ -243,9 +382,18 @@ static struct nq_said code_is_known(struct nq_session *session, const struct nq_
     uint8_t verb = awaited_head(session);
     if (verb == VERB_GREETING && line->code == 220)
         return (struct nq_said){ .what = SAID_BANNER, .why = REASON_BANNER };
-    if (verb == VERB_EHLO && line->code == 250 && session->reply_part > 0 && policy->mask_keywords)
+    bool judged = policy->mask_keywords || policy->rules_of[MATCH_OF_EHLO_PARAMETER];
+    bool ehlo = verb == VERB_EHLO || verb == VERB_LHLO;
+    if (ehlo && line->code == 250 && session->reply_part > 0 && judged)
         line->phase = PHASE_WORD; /* RFC 5321, 4.1.1.1: a keyword on every line but the first */
     return (struct nq_said){ .what = SAID_NOTHING };
+}
+
+static struct nq_said keyword(const struct nq_session *session, bool known)
+{
+    return (struct nq_said){ .what = known ? SAID_KEYWORD : SAID_BAD_KEYWORD, .match = MATCH_OF_EHLO_PARAMETER,
+                             .word = known ? session->reply.word : KEYWORD_NONE, .why = REASON_KEYWORD, .final = true,
+                             .back = session->reply.len };
 }
 
 static struct nq_said hear_reply(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor)
@@ -253,22 +401,35 @@ static struct nq_said hear_reply(struct nq_session *session, const struct nq_pol
     switch (scan_reply(&session->reply, &policy->keywords, cursor)) {
     case TOKEN_CODE: return code_is_known(session, policy);
     case TOKEN_WORD:
-        return words_have(&policy->allowed_keywords, session->reply.word)
-                   ? (struct nq_said){ .what = SAID_NOTHING }
-                   : (struct nq_said){ .what = SAID_BAD_KEYWORD, .why = REASON_KEYWORD };
-    case TOKEN_UNKNOWN: return (struct nq_said){ .what = SAID_BAD_KEYWORD, .why = REASON_KEYWORD };
-    case TOKEN_INCOMPLETE: return (struct nq_said){ .what = SAID_BAD_KEYWORD, .why = REASON_KEYWORD };
+    case TOKEN_FORBIDDEN: return keyword(session, true);
+    case TOKEN_UNKNOWN:
+    case TOKEN_INCOMPLETE: return keyword(session, false);
     case TOKEN_SPAN: return (struct nq_said){ .what = SAID_SPAN };
-    case TOKEN_LINE: return reply_line_ends(session, cursor);
+    case TOKEN_LINE: return reply_line_ends(session, policy, cursor);
     default: return (struct nq_said){ .what = SAID_NOTHING };
     }
+}
+
+static struct nq_said reply_due(struct nq_session *session)
+{
+    if (session->masked_answered) {
+        session->masked_answered = false;
+        return (struct nq_said){ .what = SAID_ANSWER, .value = session->reply.code };
+    }
+    uint8_t match = (uint8_t)__builtin_ctzll(session->due);
+    session->due &= session->due - 1;
+    uint64_t value = match == MATCH_OF_INVALID_RECIPIENTS ? session->invalid : session->reply.code;
+    return (struct nq_said){ .what = SAID_FACT, .match = match, .why = REASON_RULE, .value = value, .final = true,
+                             .back = session->reply.len };
 }
 
 struct nq_said session_server(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor)
 {
     uint8_t *from = cursor->at;
     struct nq_said said = { .what = SAID_NOTHING };
-    if (session->mode == MODE_OPAQUE)
+    if (session->due || session->masked_answered)
+        said = reply_due(session);
+    else if (session->mode == MODE_OPAQUE)
         hear_tls(&session->hello[1], HELLO_SERVER, cursor);
     else
         said = hear_reply(session, policy, cursor);

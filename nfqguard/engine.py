@@ -17,6 +17,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from nfqguard._engine import ffi, lib
+from nfqguard.report.event import Doing, RuleHit
 from nfqguard.report.event import Event as Event
 from nfqguard.report.event import EventType as EventType
 
@@ -504,6 +505,17 @@ def _address(octets: Any) -> IPv4Address | IPv6Address:
     return address.ipv4_mapped or address
 
 
+def _rule_hit(event: Any) -> RuleHit:
+    return RuleHit(
+        name=ffi.string(event.rule_name).decode(errors="replace"),
+        place=event.rule,
+        match=MATCH_NAMES[event.match],
+        action=Doing(event.action),
+        value=event.value,
+        bound=event.bound,
+    )
+
+
 def _event(event: Any) -> Event:
     reason = lib.nq_reason_name(event.reason) if event.reason else ffi.NULL
     return Event(
@@ -524,4 +536,8 @@ def _event(event: Any) -> Event:
         text=bytes(ffi.buffer(event.text, min(event.text_len, lib.NQ_TEXT_MAX))),
         packets=(event.packets[0], event.packets[1]),
         octets=(event.octets[0], event.octets[1]),
+        after=bytes(ffi.buffer(event.after, min(event.after_len, lib.NQ_TEXT_MAX))),
+        rule=_rule_hit(event) if event.rule else None,
+        dry_run=bool(event.dry_run),
+        code=event.code,
     )

@@ -1,6 +1,6 @@
 """Events as EVE JSON: Suricata's names where Suricata has one, all else under `nfqguard{}`.
 
-Octets from the wire appear in one place only, `nfqguard.text`, and only as printable ASCII: what is not printable is
+Octets from the wire appear in two places only, `nfqguard.text` and `nfqguard.after`, and only as printable ASCII: what is not printable is
 escaped before JSON escapes it again, so no sender can forge a line, a field, or a terminal's control sequence.
 """
 from __future__ import annotations
@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
+from nfqguard.report.asa import asa_message
 from nfqguard.report.community import community_id
 from nfqguard.report.event import Event, EventType
 
@@ -25,6 +26,9 @@ ACTIONS = {
     EventType.REPLACE_BANNER: ("replace", "mask-banner"),
     EventType.INSERT_HEADER: ("insert", "header"),
     EventType.REJECT: ("reject", None),
+    EventType.MATCH: ("log", None),
+    EventType.ANSWER: ("answer", None),
+    EventType.START: ("start", None),
 }
 """Event -> what was done, and by which match (ASA's names)."""
 
@@ -100,12 +104,33 @@ def _details(event: Event, queue: int | None) -> dict[str, Any]:
         action, match = ACTIONS[event.type]
         details["action"] = action
         details |= {"match": match} if match else {}
+    details |= _rule(event)
+    details |= {"dry-run": True} if event.dry_run else {}
     details |= {"policy": event.policy} if event.policy else {}
-    if event.type is not EventType.FLOW:
+    if event.type not in (EventType.FLOW, EventType.START):
         details |= {"direction": DIRECTIONS[event.direction], "length": event.length}
-    if event.type not in (EventType.FLOW, EventType.DROP):
+    if event.type not in (EventType.FLOW, EventType.DROP, EventType.START):
         details |= {"line": event.line, "offset": event.offset}
         details |= {"text": printable(event.text)} if event.text else {}
+        details |= {"after": printable(event.after)} if event.after else {}
+        details |= {"code": event.code} if event.code else {}
     details |= {"reason": event.reason} if event.reason else {}
+    asa = asa_message(event)
+    details |= {"asa": asa} if asa else {}
     details |= {"queue": queue} if queue is not None else {}
     return details
+
+
+def _rule(event: Event) -> dict[str, Any]:
+    """The rule that asked for it; `action` is what it did, or would have done in a dry run."""
+    rule = event.rule
+    if rule is None:
+        return {}
+    said: dict[str, Any] = {"match": rule.match, "rule": rule.name, "place": rule.place}
+    if event.type is EventType.MATCH:
+        said["action"] = rule.action.name.lower().replace("_", "-")
+    if rule.value:
+        said["value"] = rule.value
+    if rule.bound:
+        said["bound"] = rule.bound
+    return said

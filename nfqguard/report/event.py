@@ -20,6 +20,43 @@ class EventType(IntEnum):
     REPLACE_BANNER = 9
     INSERT_HEADER = 10
     REJECT = 11
+    MATCH = 12
+    ANSWER = 13
+    START = 14
+
+
+class Doing(IntEnum):
+    """What a rule does; the numbers of enum nq_do in csrc/engine.h."""
+
+    LOG = 0
+    ALLOW = 1
+    MASK = 2
+    REPLACE = 3
+    REMOVE = 4
+    DROP_CONNECTION = 5
+    RESET = 6
+    REJECT = 7
+    RATE_LIMIT = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RuleHit:
+    """The rule that an event is about.
+
+    name    as the policy calls it
+    place   its place in the policy's list, from 1
+    match   what it looks at: a name of csrc/matches.def
+    action  what it does
+    value   what was measured, where it measures
+    bound   the bound that was passed; of `size exceeded` the declared size
+    """
+
+    name: str
+    place: int
+    match: str
+    action: Doing
+    value: int
+    bound: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +86,7 @@ class Event:
     text: bytes
     packets: tuple[int, int]
     octets: tuple[int, int]
+    after: bytes = b""
+    rule: RuleHit | None = None
+    dry_run: bool = False
+    code: int = 0
