@@ -42,7 +42,7 @@ def test_the_command_rewrites_a_page(tmp_path):
     subprocess.run([sys.executable, "-m", "nfqguard.policy.document", str(page)], check=True, cwd=ROOT, timeout=60)
     text = page.read_text()
     assert text.startswith("# mine\n<!-- table actions -->\n\n| action |") and text.endswith("<!-- end -->\nkept\n")
-    assert "old" not in text
+    assert "\nold\n" not in text
     assert rewritten(text) == text
     with pytest.raises(KeyError):
         rewritten("<!-- table nonsense -->\n<!-- end -->\n")

@@ -29,6 +29,7 @@ class TrafficClass(Section):
     """One class. Every key that is written has to fit; of a list, one entry has to."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,30}$")]
+    """For messages; no other class has it."""
     clients: Networks = ()
     """Who opens the connection."""
     servers: Networks = ()
