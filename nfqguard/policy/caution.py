@@ -112,7 +112,7 @@ def _silence(match: Match) -> Iterator[tuple[str, str]]:
 def class_cautions(classes: Placed, deployment: Deployment, network: Network) -> Iterator[Caution]:
     """Warnings about classes that no connection can be of."""
     for place, one in classes:
-        if one.direction and network.inside and None in one.ends_inside(network.inside):
+        if network.inside and not one.lies_inside(network.inside):
             end = "server" if one.direction == "inbound" else "client"
             yield ((place, f"{end}s"), f"none of these {end}s is inside, so no {one.direction} connection belongs to "
                    "this class", "correct it, or inside of [network], or take the class out")

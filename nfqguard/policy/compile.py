@@ -5,12 +5,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from nfqguard.policy.class_spec import AnyNetwork, ClassSpec
 from nfqguard.policy.criterion import ASA_KEYWORDS, CRITERIA, OTHERS
 from nfqguard.policy.match import REFUSING, Action, Match, automaton, canonical, code_range
 from nfqguard.policy.model import Policy
 from nfqguard.policy.regex import Automaton
-from nfqguard.policy.traffic_class import Network, TrafficClass
+from nfqguard.policy.traffic_class import Address, Network, TrafficClass
 
 
 @dataclass(frozen=True)
@@ -98,27 +97,33 @@ class PolicySpec:
                                      removes)
 
 
+@dataclass(frozen=True)
+class ClassSpec:
+    """A traffic class for the engine. Every criterion has to fit; of a list, one entry; an empty list fits all.
+
+    clients, servers               networks
+    ports                          of the server
+    in_interfaces, out_interfaces  names, of the client's packets
+    direction                      "inbound": the server is inside and the client is not; "outbound": the other way
+    inside                         the networks that `direction` means; empty where it means none
+    policy                         name; None: these connections are not inspected
+    """
+
+    name: str
+    clients: tuple[Address, ...] = ()
+    servers: tuple[Address, ...] = ()
+    ports: tuple[int, ...] = ()
+    in_interfaces: tuple[str, ...] = ()
+    out_interfaces: tuple[str, ...] = ()
+    direction: Literal["inbound", "outbound"] | None = None
+    inside: tuple[Address, ...] = ()
+    policy: str | None = None
+
+
 def compile_classes(classes: Iterable[TrafficClass], network: Network) -> tuple[ClassSpec, ...]:
-    """Flatten the classes of a Configuration, in order: the first one that fits a connection decides. One that no
-    connection can fit is left out, for a list without entries asks for nothing."""
-    return tuple(spec for one in classes if (spec := _class(one, network.inside)) is not None)
-
-
-def _class(one: TrafficClass, inside: tuple[AnyNetwork, ...]) -> ClassSpec | None:
-    clients, servers = one.ends_inside(inside)
-    if clients is None or servers is None:
-        return None
-    return ClassSpec(
-        name=one.name,
-        policy=one.policy,
-        clients=clients,
-        clients_except=inside if one.direction == "inbound" else (),
-        servers=servers,
-        servers_except=inside if one.direction == "outbound" else (),
-        ports=one.ports,
-        in_interfaces=one.in_interfaces,
-        out_interfaces=one.out_interfaces,
-    )
+    """Flatten the classes of a Configuration, in order: the first one that fits a connection decides."""
+    return tuple(ClassSpec(one.name, one.clients, one.servers, one.ports, one.in_interfaces, one.out_interfaces,
+                           one.direction, network.inside if one.direction else (), one.policy) for one in classes)
 
 
 def compile_policy(name: str, policy: Policy) -> PolicySpec:

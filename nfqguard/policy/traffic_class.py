@@ -7,15 +7,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StrictBool
 
-from nfqguard.policy.class_spec import AnyNetwork, common
 from nfqguard.policy.section import Section
 from nfqguard.policy.text import OneOrMore
 
 Port = Annotated[int, Field(ge=1, le=65535)]
-Networks = Annotated[tuple[AnyNetwork, ...], OneOrMore]
+Address = IPv4Network | IPv6Network
+Networks = Annotated[tuple[Address, ...], OneOrMore]
 Interfaces = Annotated[tuple[Annotated[str, Field(pattern=r"^[^\s/]{1,15}$")], ...], OneOrMore]
 
-Ends = tuple[AnyNetwork, ...] | None
 
 
 class Network(Section):
@@ -47,15 +46,10 @@ class TrafficClass(Section):
     exempt: StrictBool = False
     """These connections are not inspected."""
 
-    def ends_inside(self, inside: tuple[AnyNetwork, ...]) -> tuple[Ends, Ends]:
-        """Clients and servers, the end that `direction` wants inside narrowed to that; None where nothing is left."""
-        clients: Ends = self.clients
-        servers: Ends = self.servers
-        if self.direction == "outbound":
-            clients = common(self.clients, inside) or None if self.clients else inside
-        if self.direction == "inbound":
-            servers = common(self.servers, inside) or None if self.servers else inside
-        return clients, servers
+    def lies_inside(self, inside: Sequence[Address]) -> bool:
+        """Can the end that `direction` wants inside be there?"""
+        ends = {"inbound": self.servers, "outbound": self.clients, None: ()}[self.direction]
+        return not ends or any(one.overlaps(other) for one in ends for other in inside)
 
 
 Fault = tuple[int, str, str, str]
@@ -105,11 +99,11 @@ def _lists(earlier: TrafficClass, later: TrafficClass) -> Iterator[tuple[Sequenc
     yield earlier.out_interfaces, later.out_interfaces
 
 
-def _networks_cover(wide: Sequence[AnyNetwork], narrow: Sequence[AnyNetwork]) -> bool:
+def _networks_cover(wide: Sequence[Address], narrow: Sequence[Address]) -> bool:
     return not wide or (bool(narrow) and all(any(_within(one, other) for other in wide) for one in narrow))
 
 
-def _within(one: AnyNetwork, other: AnyNetwork) -> bool:
+def _within(one: Address, other: Address) -> bool:
     if isinstance(one, IPv4Network):
         return isinstance(other, IPv4Network) and one.subnet_of(other)
     return isinstance(other, IPv6Network) and one.subnet_of(other)
