@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from wire import CLIENT, SERVER, Wire
 
 from nfqguard import engine
 from nfqguard.policy.caution import LINE_MAX
@@ -431,3 +432,59 @@ def test_tls_may_be_required_where_it_passes(tmp_path):
     path.write_text('policy = "p"\n[policies.p]\nextends = "modern"\n' + match(
         'name = "x"; match = "tls required"; action = "reject"'))
     assert [warning.key for warning in load(path).warnings] == ["policies.p.verbs"]
+
+
+# ---- from the file to the octets ---------------------------------------------------------------------------------
+
+OPENING = [(SERVER, b"220 mail.example ready\r\n"), (CLIENT, b"EHLO client.example\r\n"),
+           (SERVER, b"250-mail.example\r\n250-SIZE\r\n250-XYZZY\r\n250 STARTTLS\r\n")]
+SENDER = [(CLIENT, b"MAIL FROM:<a@b.example> SIZE=5\r\n"), (SERVER, b"250 fine\r\n")]
+
+ACTS = [
+    ('match = "mail-relay"; domains = ["example.com"]', b"RCPT TO:<u@example.com>", b"RCPT TO:<u@example.org>"),
+    ('match = "mail-relay"; domains = ["example.com"]; not = true', b"RCPT TO:<u@b.org>", b"RCPT TO:<u@example.com>"),
+    ('match = "mail-relay"; domains = [".example.com"]', b"RCPT TO:<postmaster>", b"RCPT TO:<u@example.com>"),
+    ('match = "recipient-address regex"; regex = "^X"; ignore-case = true', b"RCPT TO:<ax@b>", b"RCPT TO:<x@b>"),
+    ('match = "recipient-address length"; gt = 5', b"RCPT TO:<abc@d>", b"RCPT TO:<abcd@e>"),
+    ('match = "cmd verb"; names = "noop"', b"HELP", b"NOOP"),
+    ('match = "cmd verb"; except-names = ["noop", "mail", "ehlo"]', b"NOOP", b"HELP"),
+    ('match = "cmd line length"; gt = 40', b"NOOP " + b"a" * 33, b"NOOP " + b"a" * 34),    # CRLF counts
+    ('match = "cmd line length"; gt = 7; names = "HELP"', b"NOOP ab", b"HELP ab"),
+    ('match = "parameter"; names = "others"', b"RCPT TO:<a@b> NOTIFY=NEVER", b"RCPT TO:<a@b> FOO=1"),
+    ('match = "parameter syntax"; names = "NOTIFY"', b"RCPT TO:<a@b> NOTIFY=NEVER", b"RCPT TO:<a@b> NOTIFY=SOON"),
+]
+
+
+def spoken(policy, text: str, *lines: bytes) -> Wire:
+    loaded = policy(f'name = "x"; {text}', base=BASE.replace("smtp", "esmtp"))
+    wire = Wire(engine.Policy(compile_policy("p", loaded))).open()
+    for side, octets in [*OPENING, *SENDER]:
+        wire.say(side, octets)
+    for line in lines:
+        wire.say(CLIENT, line + b"\r\n")
+        wire.say(SERVER, b"250 fine\r\n")
+    return wire
+
+
+@pytest.mark.parametrize(("text", "passes", "hit"), ACTS)
+def test_a_match_of_a_file_acts_on_what_it_says_and_on_nothing_else(policy, text, passes, hit):
+    wire = spoken(policy, f'{text}; action = "mask"', passes, hit)
+    assert wire.at_server == b"EHLO client.example\r\n" + SENDER[0][1] + passes + b"\r\n" + b"X" * len(hit) + b"\r\n"
+
+
+@pytest.mark.parametrize(("text", "keywords"), [
+    ('names = ["xyzzy"]; action = "mask"', [b"SIZE", b"XXXXX", b"STARTTLS"]),
+    ('names = ["others"]; action = "mask"', [b"SIZE", b"XXXXX", b"XXXXXXXX"]),
+    ('names = ["others", "size"]; action = "remove"', []),
+    ('except-names = ["size"]; action = "remove"', [b"SIZE"]),
+])
+def test_asas_others_on_the_wire(policy, text, keywords):
+    wire = spoken(policy, f'match = "ehlo-reply-parameter"; {text}')
+    reply = wire.at_client.split(b"\r\n")[2:-2]
+    assert [line[4:] for line in reply] == keywords
+
+
+def test_a_refusal_says_its_own_reply(policy):
+    text = 'match = "cmd verb"; names = "HELP"; action = "reject"; reply = "550 5.7.1 Ask a human"'
+    wire = spoken(policy, text, b"HELP")
+    assert wire.at_client.endswith(b"\r\n550 5.7.1 Ask a human\r\n") and b"HELP" not in wire.at_server
