@@ -17,19 +17,20 @@ void edit_overwrite(struct nq_view *view, uint8_t *from, uint8_t *to)
 
 bool edit_mask_line(struct nq_view *view, struct nq_line *line, const struct nq_cursor *cursor, uint32_t skip, uint8_t why)
 {
+    bool between = line->cr && *cursor->at == '\n'; /* CR was taken for the beginning of the line's end, and stays it */
     uint32_t in_line = line->len - skip;
     uint32_t in_packet = (uint32_t)(cursor->at - cursor->begin);
     uint32_t back = in_line < in_packet ? in_line : in_packet;
     bool line_ends = *cursor->at == '\r' || *cursor->at == '\n';
-    if (line_ends && back == 0)
+    if (line_ends && back <= between)
         return false;
     if (back == in_line)
         line->word = 0; /* nothing of the word has left: the server will not know it */
     line->passed = line->len - back;
-    edit_overwrite(view, cursor->at - back, cursor->at);
+    edit_overwrite(view, cursor->at - back, cursor->at - between);
     line->phase = PHASE_OVERWRITE;
     line->why = why;
-    line->cr = false;
+    line->cr = between;
     return true;
 }
 

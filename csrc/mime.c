@@ -544,13 +544,13 @@ static void type_octet(struct nq_mime *mime, const struct nq_mime_policy *policy
         type_end(mime, policy);
         return;
     }
-    if (mime->word_blank && mime->slash && octet != '/') {  /* the semicolon is missing */
+    if (mime->word_blank && mime->slash == 2) { /* the semicolon is missing */
         type_end(mime, policy);
         word_put(mime, octet);
         return;
     }
-    mime->word_blank = mime->word_blank && !mime->slash && octet != '/';
-    mime->slash |= octet == '/';
+    mime->word_blank = false;
+    mime->slash = octet == '/' ? 1 : mime->slash ? 2 : 0;
     octet = lower(octet);
     word_put(mime, octet);
     text_step(policy, &mime->text[TEXT_SINGLE], RAW, octet);
@@ -628,7 +628,8 @@ static void parameters_begin(struct nq_mime *mime, int step)
     mime->step = (uint8_t)step;
     mime->sink = SINK_NONE;
     mime->continued_slot = NO_SLOT;
-    mime->slash = mime->digest = mime->multipart = mime->has_boundary = false;
+    mime->slash = 0;
+    mime->digest = mime->multipart = mime->has_boundary = false;
     for (int i = 0; i < TEXTS; i++)
         text_begin(&mime->text[i]);
     mime->text[TEXT_NAME].begun = mime->text[TEXT_FILENAME].begun = false;
@@ -827,7 +828,7 @@ static void header_end(struct nq_mime *mime)
         mime->due |= DUE_HEADER_ENDS;
     mime->in_header = false;
     mime->header = false;
-    mime->place = PLACE_LINE;
+    mime->place = mime->boundaries ? PLACE_LINE : PLACE_INSIDE;
     if (mime->nested || (mime->default_nested && !mime->has_type))
         header_begin(mime, level_below(mime->level), false);
 }

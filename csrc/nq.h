@@ -576,8 +576,8 @@ struct nq_mime {                /* at most 1200 octets */
     uint8_t bracket;            /* To: what is open, */
     bool mailbox;               /* there was an octet of a mailbox */
     uint32_t mailboxes;         /* that have ended */
-    bool slash, multipart, digest;          /* Content-Type: seen in the media type */
-    bool has_boundary;
+    uint8_t slash;              /* Content-Type: 1 behind the slash, 2 behind an octet more, */
+    bool multipart, digest, has_boundary;   /* what was seen of it, */
     uint8_t sink;               /* the parameter's value: where it goes, */
     bool continued, extended, was_quoted;   /* how it is written (RFC 2231, 3 and 4), */
     uint8_t apostrophes;        /* seen of charset'language', */

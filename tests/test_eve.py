@@ -72,7 +72,7 @@ def test_a_masked_command():
         "app_proto": "smtp",
         "community_id": community_id((EVENT.client, 40000), (EVENT.server, 25)),
         "nfqguard": {"action": "mask", "match": "cmd verb", "policy": "ios-esmtp", "direction": "client", "length": 9,
-                     "line": 3, "offset": 20, "text": "EXPN list", "reason": "command", "queue": 2},
+                     "line": 3, "offset": 20, "text": "EXPN list", "reason": "command", "asa": 108004, "queue": 2},
     }
 
 

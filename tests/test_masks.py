@@ -52,8 +52,13 @@ def test_whole_packets():
     wire = play(FIFTEEN, "ios-esmtp")
     assert wire.at_server == expected_at_server(FIFTEEN, MASKED_BY_IOS)
     assert wire.at_client == spoken(FIFTEEN, S)
-    assert [event.text for event in wire.events] == list(MASKED_BY_IOS)
-    assert all(event.type is EventType.MASK_COMMAND for event in wire.events)
+    masks = [event for event in wire.events if event.type is EventType.MASK_COMMAND]
+    answers = [event for event in wire.events if event.type is EventType.ANSWER]
+    assert len(masks) + len(answers) == len(wire.events)
+    assert [event.text for event in masks] == list(MASKED_BY_IOS)
+    assert [event.after for event in masks] == [b"X" * length for length in MASKED_BY_IOS.values()]
+    assert [(event.line, event.code) for event in answers] == [(event.line, code) for event, code in zip(
+        masks, (502, 502, 500, 500, 502, 500), strict=True)]
     assert wire.counter("commands-masked") == 6
     assert wire.counter("messages") == 1
 

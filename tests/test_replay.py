@@ -183,8 +183,11 @@ def test_every_link_type(tmp_path, link, family):
                       9: b"XXXXXXXX\r\nNOOP\r\n"}
     assert run.summary == {
         "packets-in": 16, "diverted": 16, "packets-out": 16, "edited": 3, "dropped": 0, "injected": 0, "flows": 1,
-        "events": {"mask-banner": 1, "mask-keyword": 1, "mask-command": 1, "flow": 1}, "damage": None}
-    assert [event["event_type"] for event in run.events] == ["smtp", "smtp", "smtp", "flow"]
+        "events": {"mask-banner": 1, "mask-keyword": 1, "mask-command": 1, "match": 1, "answer": 1, "flow": 1},
+        "damage": None}
+    assert [event["event_type"] for event in run.events] == ["smtp"] * 5 + ["flow"]
+    assert run.events[3]["nfqguard"]["rule"] == "pipelined-command"
+    assert run.events[4]["nfqguard"]["code"] == 500
     assert run.events[2]["nfqguard"]["text"] == "EXPN all"
     assert run.events[2]["timestamp"] == "2023-11-14T22:13:21.125000+0000"
     assert len({event["flow_id"] for event in run.events}) == 1
@@ -619,7 +622,7 @@ def test_the_summary_in_words(tmp_path):
     assert result.stdout == (
         "packets: in 16, out 16, edited 3, dropped 0, injected 0\n"
         "inspected: 16 packets, 1 flows\n"
-        "events: flow 1, mask-banner 1, mask-command 1, mask-keyword 1\n")
+        "events: answer 1, flow 1, mask-banner 1, mask-command 1, mask-keyword 1, match 1\n")
     assert {entry.name for entry in tmp_path.iterdir()} == {"in.pcap"}
     result = CliRunner().invoke(main, ["replay", str(write(path, []))])
     assert result.stdout.endswith("events: none\n")
@@ -628,10 +631,10 @@ def test_the_summary_in_words(tmp_path):
 def test_events_on_standard_output_are_alone_there(tmp_path, capfd):
     path = write(tmp_path / "in.pcap", frames(dialogue().packets))
     with pytest.raises(SystemExit) as caught:
-        main(["replay", str(path), "--events", "-"])
+        main(["replay", str(path), "--preset", "ios-esmtp", "--events", "-"])
     out, err = capfd.readouterr()
     assert not caught.value.code
-    assert [json.loads(line)["event_type"] for line in out.splitlines()] == ["smtp", "flow"]
+    assert [json.loads(line)["event_type"] for line in out.splitlines()] == ["smtp", "smtp", "flow"]
     assert err.startswith("packets: in 16, ")
 
 
