@@ -908,9 +908,9 @@ static void line_octet(struct nq_mime *mime, const struct nq_mime_policy *policy
     if (octet == '\n')
         mime->place = PLACE_LINE;
     else if (octet == '\r')
-        mime->place = place == PLACE_LINE ? PLACE_CR : PLACE_INSIDE;
+        mime->place = place == PLACE_LINE && mime->header ? PLACE_CR : PLACE_INSIDE;
     else if (octet == '-')
-        mime->place = mime->boundaries ? PLACE_HYPHEN : PLACE_INSIDE;
+        mime->place = place != PLACE_CR && mime->boundaries ? PLACE_HYPHEN : PLACE_INSIDE;
     else if (mime->header && !is_blank(octet)) {
         mime->field = FIELD_NAMING;
         word_begin(mime);
@@ -923,7 +923,7 @@ static void octet_taken(struct nq_mime *mime, const struct nq_mime_policy *polic
 {
     switch (mime->place) {
     case PLACE_CR:
-        if (octet == '\n' && mime->header) {
+        if (octet == '\n') {
             header_end(mime);
             break;
         }
