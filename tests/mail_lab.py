@@ -9,6 +9,7 @@ import signal
 import smtplib
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -64,20 +65,36 @@ class MailLab:
 
 
 @contextmanager
-def mail_lab() -> Iterator[MailLab]:
-    """Make it; take all of it down whatever happens, SIGTERM of `timeout` included, and look whether that is so."""
+def mail_lab(tls: bool = False) -> Iterator[MailLab]:
+    """Make it, with STARTTLS or without; take all of it down whatever happens, SIGTERM of `timeout` included, and look
+    whether that is so."""
     _sweep()
     lab = Lab(f"{PREFIX}{os.getpid()}")
     with _ended_by_sigterm(), lab:
         if RTO_MAX.exists():
             lab.client.sysctl("net/ipv4/tcp_rto_max_ms", 1000)  # what is lost comes again every second
-        postfix = Postfix(lab)
+        postfix = Postfix(lab, settings=_tls(lab) if tls else {})
         postfix.start()
         yield MailLab(lab, postfix)
         pids = [pid for host in lab.hosts for pid in host.pids()]
     assert [host.name for host in lab.hosts if host.exists()] == []
     assert not lab.run_dir.exists()
     await_that(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), f"processes {pids} are gone")
+
+
+def certificate(folder: Path) -> Path:
+    """A key and a certificate that it signs itself, in one file."""
+    file = folder / "tls.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=mail.inside.example",
+                    "-days", "2", "-keyout", folder / "tls.key", "-out", folder / "tls.crt"],
+                   check=True, capture_output=True)
+    file.write_bytes((folder / "tls.key").read_bytes() + (folder / "tls.crt").read_bytes())
+    file.chmod(0o600)
+    return file
+
+
+def _tls(lab: Lab) -> dict[str, str]:
+    return {"smtpd_tls_security_level": "may", "smtpd_tls_chain_files": str(certificate(lab.run_dir))}
 
 
 @contextmanager

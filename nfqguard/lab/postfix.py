@@ -47,12 +47,13 @@ retry     unix  - - n - -    error
 discard   unix  - - n - -    discard
 local     unix  - n n - -    local
 virtual   unix  - n n - -    virtual
+tlsmgr    unix  - - n 1000? 1 tlsmgr
 lmtp      unix  - - n - -    lmtp
 anvil     unix  - - n - 1    anvil
 scache    unix  - - n - 1    scache
 postlog   unix-dgram n - n - 1 postlogd
 """
-"""Debian's master.cf without chroot, without TLS (tlsmgr), and with postlogd, which logs where no syslog is."""
+"""Debian's master.cf without chroot, and with postlogd, which logs where no syslog is."""
 
 
 @dataclass(frozen=True)
