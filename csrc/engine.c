@@ -31,6 +31,7 @@ static void begin_session(struct nq_engine *engine, struct nq_flow *flow)
 {
     flow->policy = policy_for(engine, flow);
     session_begin(&flow->session);
+    flow_silence(&engine->flows, flow, flow->policy->timeout);
     engine_count(engine, COUNT_FLOWS_OPENED);
     if (!flow->policy->exempt)
         return;
@@ -228,6 +229,15 @@ const struct nq_result *nq_engine_packet(struct nq_engine *engine, const struct 
     return &engine->result;
 }
 
+static void expire_held_of(struct nq_engine *engine, uint32_t index, uint64_t last)
+{
+    const uint64_t second = 1000000000u;
+    while (index && engine->flows.slots[index].seen + (NQ_HOLD + 2) * second > last) {
+        engine_drop_held(engine, &engine->flows.slots[index], engine->now - NQ_HOLD * second, REASON_HELD_EXPIRED);
+        index = engine->flows.slots[index].older;
+    }
+}
+
 /* A flow that was seen too long before the last tick was looked at then; so the newest are looked at until one such comes. */
 static void expire_held(struct nq_engine *engine)
 {
@@ -236,11 +246,8 @@ static void expire_held(struct nq_engine *engine)
     engine->ticked = engine->now;
     if (engine->pool.held_free == engine->settings.held || engine->now < NQ_HOLD * second)
         return;
-    uint32_t index = engine->flows.timers[TIMER_IDLE].newest;
-    while (index && engine->flows.slots[index].seen + (NQ_HOLD + 2) * second > last) {
-        engine_drop_held(engine, &engine->flows.slots[index], engine->now - NQ_HOLD * second, REASON_HELD_EXPIRED);
-        index = engine->flows.slots[index].older;
-    }
+    for (int timer = TIMER_IDLE; timer < TIMERS; timer++)
+        expire_held_of(engine, engine->flows.timers[timer].newest, last);
 }
 
 const struct nq_result *nq_engine_tick(struct nq_engine *engine, uint64_t now)

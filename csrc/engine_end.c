@@ -168,6 +168,7 @@ void engine_refuse(struct nq_engine *engine, struct nq_flow *flow, unsigned dire
     } else
         reset_both(engine, flow, direction, reason);
     engine->ending = NULL;
+    engine->ended_at = 0;
 }
 
 /* A packet of a flow that the policy has ended. The RST may have been lost: its sender is told again. */

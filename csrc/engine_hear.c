@@ -236,6 +236,8 @@ static enum nq_reason judge_said(struct nq_engine *engine, struct nq_flow *flow,
                                    : inspect_server(flow->policy, session, said, fired);
         reason = judgement.action ? act(engine, flow, direction, view, cursor, said, judgement) : REASON_NONE;
     } while (!reason && judgement.more);
+    if (reason)
+        engine->ended_at = flow->stream[direction].decided + (uint64_t)(cursor->at - cursor->begin) + 1;
     return reason;
 }
 

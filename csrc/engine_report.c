@@ -187,7 +187,7 @@ void engine_report_rule(struct nq_engine *engine, const struct nq_flow *flow, un
     event->value = said->value;
     event->bound = said->limit ? said->limit : rule->bound;
     event->code = direction == 1 ? session->reply.code : 0;
-    event->line = direction == 0 ? session->commands + 1 : session->replies - 1;
+    event->line = direction == 1 ? session->replies - 1 : session->commands + !of_message(rule->match);
     event->offset = flow->stream[direction].decided + (uint64_t)(cursor->at - cursor->begin) - said->back;
     if (change && change->at) {
         event->offset = flow->stream[direction].decided + (uint64_t)(change->at - cursor->begin);
@@ -243,8 +243,9 @@ void engine_report_end(struct nq_engine *engine, const struct nq_flow *flow, uns
     if (!event)
         return;
     event_flow(event, flow, direction);
-    event->line = direction == 0 ? flow->session.commands + 1 : flow->session.replies;
-    event->offset = flow->stream[direction].decided;
+    event->line = direction == 1 ? flow->session.replies
+                                 : flow->session.commands + !(engine->ending && of_message(engine->ending->match));
+    event->offset = engine->ended_at ? engine->ended_at - 1 : flow->stream[direction].decided;
     event_text(event, line_of(&flow->session, direction));
     if (engine->ending) {
         event_rule(event, flow->policy, (uint8_t)(1 + (engine->ending - flow->policy->rules)));

@@ -73,9 +73,15 @@ static uint32_t index_of(const struct nq_flow_table *table, const struct nq_flow
     return (uint32_t)(flow - table->slots);
 }
 
-static void timer_unlink(struct nq_flow_table *table, struct nq_flow *flow)
+static uint8_t timer_at(const struct nq_flow *flow)
 {
     uint8_t timer = timer_of[flow->state];
+    return timer == TIMER_IDLE ? (uint8_t)(timer + flow->idle) : timer;
+}
+
+static void timer_unlink(struct nq_flow_table *table, struct nq_flow *flow)
+{
+    uint8_t timer = timer_at(flow);
     uint32_t *older = flow->older ? &table->slots[flow->older].newer : &table->timers[timer].oldest;
     uint32_t *newer = flow->newer ? &table->slots[flow->newer].older : &table->timers[timer].newest;
     *older = flow->newer;
@@ -84,7 +90,7 @@ static void timer_unlink(struct nq_flow_table *table, struct nq_flow *flow)
 
 static void timer_link(struct nq_flow_table *table, struct nq_flow *flow, uint64_t now)
 {
-    uint8_t timer = timer_of[flow->state];
+    uint8_t timer = timer_at(flow);
     uint32_t newest = table->timers[timer].newest, self = index_of(table, flow);
     flow->older = newest;
     flow->newer = 0;
@@ -112,6 +118,21 @@ void flow_touch(struct nq_flow_table *table, struct nq_flow *flow, uint64_t now)
         return;
     timer_unlink(table, flow);
     timer_link(table, flow, now);
+}
+
+void flow_silence(struct nq_flow_table *table, struct nq_flow *flow, uint32_t seconds)
+{
+    uint64_t asked = seconds ? seconds * 1000000000ull : table->timeout[TIMER_IDLE];
+    int best = TIMER_IDLE;
+    for (int timer = TIMER_IDLE; timer < TIMERS; timer++) {
+        if (!table->timeout[timer])
+            table->timeout[timer] = asked;
+        if (table->timeout[timer] >= asked && (table->timeout[timer] < table->timeout[best] || table->timeout[best] < asked))
+            best = timer;
+        if (table->timeout[timer] == asked)
+            break;
+    }
+    flow->idle = (uint8_t)(best - TIMER_IDLE);
 }
 
 struct nq_flow *flow_due(struct nq_flow_table *table, uint64_t now)
@@ -151,8 +172,10 @@ bool flow_table_init(struct nq_flow_table *table, const struct nq_settings *sett
         table->free = i;
     }
     memcpy(table->hash_key, settings->hash_key, sizeof table->hash_key);
-    const uint32_t seconds[TIMERS] = { settings->synwait, settings->idle, settings->finwait, NQ_REFUSED,
-                                         settings->tombstone };
+    const uint32_t seconds[TIMERS] = {
+        [TIMER_SYN] = settings->synwait, [TIMER_FIN] = settings->finwait, [TIMER_REFUSED] = NQ_REFUSED,
+        [TIMER_TOMBSTONE] = settings->tombstone, [TIMER_IDLE] = settings->idle,
+    };
     for (int timer = 0; timer < TIMERS; timer++)
         table->timeout[timer] = seconds[timer] * 1000000000ull;
     return true;

@@ -962,6 +962,7 @@ struct nq_flow {
     bool reopening;             /* a SYN came that begins the flow anew once a SYN-ACK confirms it */
     bool recorded;              /* its record is written */
     uint8_t ended_by;           /* enum nq_reason */
+    uint8_t idle;               /* place of its bound on silence, from TIMER_IDLE on */
     bool given_up;              /* nothing is judged any more: an exception let it pass, or it is exempt, or offloaded */
     bool opaque;                /* opaque_from is known */
     uint32_t opaque_from[2];    /* by direction: the first sequence number that may be TLS's */
@@ -978,7 +979,8 @@ struct nq_flow {
     struct nq_session session;
 };
 
-enum nq_timer { TIMER_SYN = 0, TIMER_IDLE, TIMER_FIN, TIMER_REFUSED, TIMER_TOMBSTONE, TIMERS };
+/* From TIMER_IDLE on: the engine's own bound on silence, and those of policies that ask for another. */
+enum nq_timer { TIMER_SYN = 0, TIMER_FIN, TIMER_REFUSED, TIMER_TOMBSTONE, TIMER_IDLE, TIMERS = TIMER_IDLE + 8 };
 
 struct nq_flow_table {
     struct nq_flow *slots;      /* slot 0 is never used */
@@ -1008,6 +1010,9 @@ void flow_free(struct nq_flow_table *table, struct nq_flow *flow);
 /* The only function that changes a flow's state. False where the event does not fit the state. */
 bool flow_on(struct nq_flow_table *table, struct nq_flow *flow, enum nq_flow_event event, uint64_t now);
 void flow_touch(struct nq_flow_table *table, struct nq_flow *flow, uint64_t now);
+/* How many seconds of silence the flow may keep, before it is established; 0: as many as all. Of the bounds that policies ask for,
+ * a table knows 7 different ones; a policy that comes later gets the shortest that is not below its own. */
+void flow_silence(struct nq_flow_table *table, struct nq_flow *flow, uint32_t seconds);
 /* The oldest flow whose time is up; NULL where there is none. */
 struct nq_flow *flow_due(struct nq_flow_table *table, uint64_t now);
 /* Does the packet come from the interfaces from which this end speaks? */
@@ -1182,6 +1187,7 @@ struct nq_engine {
     uint32_t injections;
     const struct nq_rule *ending;   /* the rule that ends the flow of the packet that is being heard, and what it was about */
     struct nq_said ending_said;
+    uint64_t ended_at;          /* 1 + the octet of the stream at which that was; 0: nothing that was heard ends it */
     struct nq_patches patches;  /* changes of length in the packet that is being heard */
     struct nq_block *composed;  /* packets put together in this call; they stay until the next */
     uint64_t now, ticked;

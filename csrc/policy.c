@@ -9,9 +9,9 @@
 
 static const struct {
     const char *text;
-    uint8_t verb, flags;
+    uint8_t verb;
 } known[] = {
-#define VERB(symbol, text, flags) { text, VERB_##symbol, flags },
+#define VERB(symbol, text, flags) { text, VERB_##symbol },
 #include "smtp_verbs.def"
 #undef VERB
 };
@@ -60,10 +60,12 @@ uint8_t match_flags(uint8_t match) { return matches[match].flags; }
 
 uint8_t verb_flags(uint8_t verb)
 {
-    for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (known[i].verb == verb)
-            return known[i].flags;
-    return 0;
+    static const uint8_t flags_of[UINT8_MAX + 1] = {
+#define VERB(symbol, text, flags) [VERB_##symbol] = flags,
+#include "smtp_verbs.def"
+#undef VERB
+    };
+    return flags_of[verb];
 }
 
 /* 0: a word that we know nothing of. */
