@@ -1003,7 +1003,6 @@ static enum nq_mime_said say(struct nq_mime *mime)
     case DUE_TYPE:
         mime->due &= (uint8_t)~bit;
         mime->filetypes = mime->text[TEXT_SINGLE].matched;
-        mime->text[TEXT_SINGLE].matched = 0;
         return mime->filetypes ? MIME_FILETYPE : say(mime);
     default: return say_text(mime, &mime->text[__builtin_ctz(bit / DUE_TEXT)], bit);
     }
@@ -1024,6 +1023,10 @@ enum nq_mime_said mime_take(struct nq_mime *mime, const struct nq_mime_policy *p
             break;
         if (!mime->due)
             octet_taken(mime, policy, **at);
+        if (!mime->due) {
+            ++*at;
+            continue;
+        }
         enum nq_mime_said said = say(mime);
         *at += mime->due == 0;
         if (said)
@@ -1034,7 +1037,7 @@ enum nq_mime_said mime_take(struct nq_mime *mime, const struct nq_mime_policy *p
 
 enum nq_mime_said mime_end(struct nq_mime *mime, const struct nq_mime_policy *policy)
 {
-    if (!mime->due && mime->header)
+    if (mime->header)
         field_end(mime, policy);
     return say(mime);
 }

@@ -351,6 +351,7 @@ TEST(names_in_quotes)
 {
     CHECK_ROWS(FILE_NAME("filename=\"a;b\\\"c\\\\\"; x", "name=6"), FILE_NAME("filename=\"a.ex\\e\"", "type=0 name=5"),
                FILE_NAME("filename=\"a.exe", "type=0 name=5"), FILE_NAME("filename=\"a.exe \"", "type=0 name=6"),
+               FILE_NAME("filename=\"a.exe ", "type=0 name=6"),
                FILE_NAME("filename=\"a.exe b\"", "name=7"), FILE_NAME("filename=\"a\r\n b\"", "name=3"),
                FILE_NAME("filename=\"a\" filename=\"bc\"", "name=1 name=2"), FILE_NAME("filename=\"a\".exe", "type=0 name=5"),
                FILE_NAME("filename=\"a.exe\"x", "type=0 name=6"), FILE_NAME("filename=\"a(b\"", "name=3"),
@@ -382,6 +383,7 @@ TEST(encoded_words)
                FILE_NAME("filename=\"=?x?Q?a?= b =?x?Q?c?=\"", "name=5"),
                FILE_NAME("filename=\"=?x?Q?a?==?x?Q?b?=\"", "name=2"),
                FILE_NAME("filename=\"x =?x?Q?a?=\"", "name=3"),
+               FILE_NAME("filename=\"=?x?B?ZXY=?= =?x?B?aWw=?=\"", "type=1 name=4"),
                FILE_NAME("filename=\"=?x?B?Z X\tZ*pbA==?=\"", "type=1 name=4"),
                FILE_NAME("filename=\"=?x?Q?a=zb=4?=\"", "name=6"),
                FILE_NAME("filename=\"=?x?Q?a?b?=\"", "name=3"));
@@ -402,7 +404,9 @@ TEST(extended_names)
                FILE_NAME("filename*=''ev%69l", "type=1 name=4"), FILE_NAME("filename*=a%2Eexe", "type=0 name=5"),
                FILE_NAME("filename*=\"x''a%2eexe\"", "type=0 name=5"), FILE_NAME("filename*=x''a%zz%4%", "name=7"),
                FILE_NAME("filename*=x''a'b'c", "name=5"), FILE_NAME("filename*=it's.exe", "type=0 name=8"),
-               FILE_NAME("filename*=x''a%00b", "name=3"), FILE_NAME("filename*=x''a.exe%00b", "type=0 name=7"),
+               FILE_NAME("filename*=utf-8''application/zip", "type=2 name=15"),
+               FILE_NAME("filename*=\"x' 'a\"", "name=1"), FILE_NAME("filename*=x''a%00b", "name=3"),
+               FILE_NAME("filename*=x''a.exe%00b", "type=0 name=7"),
                FILE_NAME("filename=a; filename*=x''bc", "name=1 name=2"), FILE_NAME("filename=a%20b", "name=5"));
 }
 
@@ -417,6 +421,7 @@ TEST(continued_names)
                FILE_NAME("filename*0=\"=?x?B?ZXZp\"; filename*1=\"bA==?=\"", "type=1 name=4"),
                FILE_NAME("filename*0=\"a \"; filename*1=b", "name=3"), FILE_NAME("filename*1*=it's'a", "name=6"),
                FILE_NAME("filename*0*=x''", "name=0"),
+               FILE_NAME("filename*1=ab; filename*0*=x''c", "name=3"),
                TYPE("x/y; name*0=ab; name*1=c", "name=3"));
 }
 
@@ -443,7 +448,8 @@ TEST(delimiters_in_headers)
 {
     CHECK_ROWS(ROW("Content-Type: multipart/x; boundary=b\r\n--b\r\nTo: a\r\n" PART("abc") "\r\n--b--\r\n", "to=1 name=3 header"),
                ROW("Content-Type: multipart/x; boundary=b\r\n--b--\r\nTo: a\r\n\r\n", "to=1 header"),
-               ROW(MULTIPART("boundary=b") "--b\r\n--x\r\n" PART("abc") "--b\r\n\r\n", "header name=3"));
+               ROW(MULTIPART("boundary=b") "--b\r\n--x\r\n" PART("abc") "--b\r\n\r\n", "header name=3"),
+               ROW(MULTIPART("boundary=b") "--b\r\n\r--b--\r\n" PART("abc") "\r\n", "header name=3"));
 }
 
 TEST(forms_of_a_boundary)
@@ -474,6 +480,8 @@ TEST(long_boundaries)
                    PART("no"), "header name=3"),
                ROW(MULTIPART("boundary=" SEVENTY "x") "--" SEVENTY "x\r\n" PART("abc") "\r\n", "header name=3"),
                ROW(MULTIPART("boundary=" SEVENTY "--") "--" SEVENTY "--\r\n" PART("abc") "\r\n", "header name=3"),
+               ROW(MULTIPART("boundary=b") "--b\r\n" MULTIPART("boundary=" SEVENTY "x") "--b\r\n" MULTIPART("boundary=c")
+                   "--c--\r\n" PART("no"), "header"),
                ROW(MULTIPART("boundary=" SEVENTY) "--" TEN "\r\n" PART("no"), "header"));
 }
 
@@ -496,6 +504,8 @@ TEST(messages_in_messages)
                    PART("ab") "\r\n--a\r\n" PART("xyz") "\r\n--b\r\n" PART("no"), "header name=2 name=3"),
                ROW("Content-Type: multipart/digest; boundary=a\r\n\r\n--a\r\n\r\n" PART("ab") "\r\n" PART("no") "--a\r\n"
                    "Content-Type: text/plain\r\n\r\n" PART("no") "--a\r\n\r\n" PART("xyz") "\r\n", "header name=2 name=3"),
+               ROW(MULTIPART("boundary=a") "--a\r\nContent-Type: multipart/digest; boundary=b\r\n\r\n--a\r\n"
+                   MULTIPART("boundary=c") "--c\r\n\r\n" PART("no"), "header"),
                ROW(MULTIPART("boundary=a") "--a\r\n\r\n" PART("no"), "header"));
 }
 
