@@ -4,7 +4,8 @@
  *
  * The engine knows no clock: `now` is nanoseconds since the Unix epoch, handed in by whoever calls, and never goes back by
  * more than the caller's own jitter. It reads no file and no configuration text. One engine belongs to one thread; only
- * nq_engine_install(), nq_engine_counter(), nq_engine_events() and nq_queue_stop() may be called from another.
+ * nq_engine_install(), nq_engine_install_classes(), nq_engine_counter(), nq_engine_events() and nq_queue_stop() may be called
+ * from another.
  */
 
 #define NQ_TEXT_MAX 96

@@ -252,12 +252,15 @@ def over_tls(host: Host, address: str, last: bytes) -> int:
     return port
 
 
-@pytest.mark.parametrize("last", [b"RESET\r\n", b"END\r\n"])
-def test_the_same_ports_again_are_inspected(mail: MailLab, server: Server, address: str, last: bytes) -> None:
+@pytest.mark.parametrize("last,queues", [(b"RESET\r\n", 1), (b"RESET\r\n", 3), (b"END\r\n", 1)])
+def test_the_same_ports_again_are_inspected(
+    mail: MailLab, server: Server, address: str, last: bytes, queues: int
+) -> None:
     """Behind a server's RST conntrack takes the new connection for the old one, connmark and all."""
     client = mail.lab.client
-    with guarded(mail.lab, "tls", policy()) as guard:
-        port = over_tls(client, address, last)
+    with guarded(mail.lab, "tls", policy(deployment=f"queue-count = {queues}"), queues) as guard:
+        for _ in range(queues):
+            port = over_tls(client, address, last)
         connection, lines = connect(client, address, port)
         with connection:
             connection.sendall(b"EXPN staff\r\n")
@@ -267,10 +270,11 @@ def test_the_same_ports_again_are_inspected(mail: MailLab, server: Server, addre
             with unverified().wrap_socket(connection) as secure:
                 secure.sendall(b"NOOP\r\n")
                 assert secure.recv(100) == b"250 NOOP\r\n"
-        counted = stop(guard)[0]
-    assert server.heard == [b"STARTTLS\r\n", b"XXXXXXXXXX\r\n", b"STARTTLS\r\n"]
-    assert counted["flows-offloaded"] == 2 and counted["commands-masked"] == 1
-    assert counted["packets"] <= 2 * FEW
+        counted = stop(guard)
+    assert server.heard == [b"STARTTLS\r\n"] * queues + [b"XXXXXXXXXX\r\n", b"STARTTLS\r\n"]
+    assert sum(each["flows-offloaded"] for each in counted.values()) == queues + 1
+    assert [number for number, each in counted.items() if each["commands-masked"]] == [0], "the first queue has it"
+    assert sum(each["packets"] for each in counted.values()) <= (queues + 1) * FEW
 
 
 def test_a_restart_leaves_offloaded_connections_alone(mail: MailLab, server: Server, address: str) -> None:
@@ -309,7 +313,8 @@ def test_the_operators_marks_survive(mail: MailLab, address: str) -> None:
             for line in OPERATORS.splitlines()[1:-1]:
                 gateway.run([program, "-w", "-t", "mangle", *line.replace("-A", "-D", 1).split()])
         assert stop(guard)[0]["flows-offloaded"] == 1
-    counts = [int(line[1:].split(":")[0]) for line in saved if line[0] == "[" and "POSTROUTING" in line and "-j" not in line]
+    counting = [line for line in saved if line[0] == "[" and "POSTROUTING" in line and "-j" not in line]
+    counts = [int(line[1:].split(":")[0]) for line in counting]
     assert counts[:2] == [0, 0], "packet mark and connmark of others"
     assert counts[2] > 5, "packets of the offloaded connection"
 
