@@ -21,7 +21,9 @@ HERE = Path(__file__).resolve().parent
 KINDS = {"say": 0, "truncated": 1, "fin": 2, "rst": 3, "seconds": 4, "lost": 5, "again": 6}
 OPENINGS = {"seen": 0, "missed": 1, "SYN only": 2}
 START = 1_700_000_000 * SECOND
-SMALL = {"flows": 64, "large_blocks": 8, "small_blocks": 256, "extents": 256, "held": 64, "held_per_flow": 32,
+BETWEEN = 100_000 * SECOND
+"""From one play to the next: what a policy counts a second is shared by all engines."""
+SMALL = {"flows": 64, "large_blocks": 8, "small_blocks": 256, "extents": 256, "held": 512, "held_per_flow": 256,
          "events": 1024, "edit_logs": 4}
 """To make an engine must cost little: each play has one of its own."""
 
@@ -85,6 +87,7 @@ class Player:
             native.len = turn.seconds or len(turn.octets)
         self._player = self.ffi.gc(self.lib.player_new(), self.lib.player_free)
         self._outcome = self.ffi.new("struct player_outcome *")
+        self._start = START
 
     def two_way(self) -> Iterator[Cut]:
         """Each place where one packet can be cut in two."""
@@ -108,8 +111,9 @@ class Player:
             "packet": ffi.cast("void *", _address("nq_engine_packet")),
             "tick": ffi.cast("void *", _address("nq_engine_tick")),
         })
+        self._start += BETWEEN
         native = ffi.new("struct player_cut *", [cut.turn, cut.at, cut.step, cut.twice, self.opening])
-        self.lib.player_play(self._player, calls, self._turns, len(self.texts), native, START, outcome)
+        self.lib.player_play(self._player, calls, self._turns, len(self.texts), native, self._start, outcome)
         fault = ffi.string(outcome.fault).decode()
         assert not fault, fault
         events = _taken(engine)
