@@ -96,6 +96,17 @@ struct nq_said message_due(struct nq_client *client, const struct nq_policy *pol
     return (struct nq_said){ .what = SAID_NOTHING };
 }
 
+/* What still waited for a next line: a message of chunks ends without the line of a dot. */
+static struct nq_said read_end(struct nq_client *client, const struct nq_policy *policy)
+{
+    for (enum nq_mime_said said; (said = mime_end(&client->mime, &policy->mime));) {
+        struct nq_said told = mime_fact(client, said);
+        if (told.what)
+            return told;
+    }
+    return (struct nq_said){ .what = SAID_NOTHING };
+}
+
 /* ---- what the scanner says ---- */
 
 static struct nq_said long_line(const struct nq_client *client)
@@ -173,6 +184,10 @@ struct nq_said message_hear(struct nq_session *session, const struct nq_policy *
     case TOKEN_END_OF_DATA: return ends(session);
     default: break;
     }
+    bool last = client->data.counted && !client->chunk && client->last;
+    said = last && policy->reads_mime ? read_end(client, policy) : (struct nq_said){ .what = SAID_NOTHING };
+    if (said.what)
+        return said;
     if (client->data.counted && !client->chunk)
         return client->last ? ends(session) : (struct nq_said){ .what = SAID_END_OF_DATA };
     return (struct nq_said){ .what = SAID_BODY };

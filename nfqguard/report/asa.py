@@ -1,12 +1,12 @@
-"""The message of ASA's that an event corresponds to, by its number, so that what reads those goes on counting the same."""
+"""The message of ASA that an event corresponds to, by its number, so that what reads those goes on counting the same."""
 from __future__ import annotations
 
 from nfqguard.report.event import Doing, Event, EventType
 
 REPLACED, MALICIOUS, ACTED, RECEIVED, OVERSIZED, TLS_STARTED, TERMINATED = (
     108002, 108003, 108004, 108005, 108006, 108007, 507003)
-"""SMTP replaced; malicious pattern in the mail address; ESMTP Classification: an action, or only received; size violation;
-TLS started; flow terminated by inspection engine."""
+"""SMTP replaced; malicious pattern in the mail address; ESMTP Classification: an action, or only received; size
+violation; TLS started; flow terminated by inspection engine."""
 
 BY_MATCH = {"size exceeded": OVERSIZED, "tls started": TLS_STARTED}
 ENDINGS = {EventType.RESET, EventType.REJECT}

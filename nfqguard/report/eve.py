@@ -1,7 +1,8 @@
 """Events as EVE JSON: Suricata's names where Suricata has one, all else under `nfqguard{}`.
 
-Octets from the wire appear in two places only, `nfqguard.text` and `nfqguard.after`, and only as printable ASCII: what is not printable is
-escaped before JSON escapes it again, so no sender can forge a line, a field, or a terminal's control sequence.
+Octets from the wire appear in two places only, `nfqguard.text` and `nfqguard.after`, and only as printable ASCII: what
+is not printable is escaped before JSON escapes it again, so no sender can forge a line, a field, or a terminal's
+control sequence.
 """
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ Piece = tuple[str, str]
 """(text, style of rich; empty: plain)"""
 
 STYLES = {"mask": "yellow", "reset": "bold red", "reject": "bold red",
-          "remove": "yellow", "replace": "yellow", "insert": "yellow", "drop": "red", "log": "cyan", "flow": "green",
+          "remove": "yellow", "replace": "yellow", "insert": "yellow", "drop": "red", "drop-connection": "bold red",
+          "rate-limit": "bold red", "allow": "green", "answer": "dim", "start": "green", "log": "cyan", "flow": "green",
           "stats": "blue"}
 SPEAKERS = {"client": "command", "server": "reply"}
 
@@ -42,6 +43,14 @@ def _line(ours: Mapping[str, Any]) -> Iterator[Piece]:
     if "text" in ours:
         yield ": ", ""
         yield f'"{_text(ours["text"])}"', "bold"
+    if "after" in ours:
+        yield f' -> "{_text(ours["after"])}"', "bold"
+    if "value" in ours:
+        yield f", {_text(ours['value'])}" + (f" against {_text(ours['bound'])}" if "bound" in ours else ""), ""
+    if ours.get("code"):
+        yield f", reply {_text(ours['code'])}", ""
+    if ours.get("dry-run") is True:
+        yield ", not done: dry run", "magenta"
 
 
 def _flow(flow: Mapping[str, Any]) -> Iterator[Piece]:
@@ -59,7 +68,7 @@ def _stats(stats: Mapping[str, Any]) -> Iterator[Piece]:
 
 def _because(ours: Mapping[str, Any]) -> str:
     """Match, reason and policy, as far as they are there."""
-    parts = [_text(ours[key]) for key in ("match", "reason") if key in ours]
+    parts = [_text(ours[key]) for key in ("match", "rule", "reason") if key in ours]
     parts += [f"policy {_text(ours['policy'])}"] if ours.get("policy") else []
     return f"  ({'; '.join(parts)})" if parts else ""
 
