@@ -577,6 +577,33 @@ def test_an_absurd_length_ends_the_capture(tmp_path):
     assert "(the next one is not complete)" in run.summary["damage"]
 
 
+CLASSES = """\
+policy = "ios-esmtp"
+[[classes]]
+name = "by-interface"
+in-interfaces = ["eth0"]
+exempt = true
+[[classes]]
+name = "all-of-this"
+ports = [{port}]
+exempt = true
+[deployment]
+ports = [25, 26]
+"""
+
+
+@pytest.mark.parametrize("port,edited", [(25, 0), (26, 1)])
+def test_classes_are_asked_but_for_those_that_name_interfaces(tmp_path, port, edited):
+    config = tmp_path / "nfqguard.toml"
+    config.write_text(CLASSES.format(port=port))
+    run = Run(write(tmp_path / "in.pcap", frames(dialogue().packets)), "--config", str(config), preset=None)
+    assert (run.code, run.summary["edited"], run.summary["diverted"]) == (0, edited, 16)
+    assert run.result.stderr == (
+        "warning: a capture knows no interfaces, so no connection belongs to the class 'by-interface'\n")
+    policy = "ios-esmtp" if edited else "exempt"
+    assert {event["nfqguard"]["policy"] for event in run.events if event["event_type"] == "flow"} == {policy}
+
+
 def test_policies_that_cannot_be_had(tmp_path):
     path = write(tmp_path / "in.pcap", [])
     assert refused(path, preset="ios").startswith("preset ios: there is no such preset: did you mean")
