@@ -1,4 +1,4 @@
-"""The message of ASA that an event corresponds to, by its number, so that what reads those goes on counting the same."""
+"""The message of ASA that an event corresponds to, by its number: what counts those may go on counting the same."""
 from __future__ import annotations
 
 from nfqguard.report.event import Doing, Event, EventType
