@@ -66,16 +66,22 @@ class MailLab:
 
 @contextmanager
 def mail_lab(tls: bool = False) -> Iterator[MailLab]:
-    """Make it, with STARTTLS or without; take all of it down whatever happens, SIGTERM of `timeout` included, and look
-    whether that is so."""
+    """A live_lab() with a Postfix that runs, with STARTTLS or without."""
+    with live_lab() as lab:
+        postfix = Postfix(lab, settings=_tls(lab) if tls else {})
+        postfix.start()
+        yield MailLab(lab, postfix)
+
+
+@contextmanager
+def live_lab() -> Iterator[Lab]:
+    """Make it; take all of it down whatever happens, SIGTERM of `timeout` included, and look whether that is so."""
     _sweep()
     lab = Lab(f"{PREFIX}{os.getpid()}")
     with _ended_by_sigterm(), lab:
         if RTO_MAX.exists():
             lab.client.sysctl("net/ipv4/tcp_rto_max_ms", 1000)  # what is lost comes again every second
-        postfix = Postfix(lab, settings=_tls(lab) if tls else {})
-        postfix.start()
-        yield MailLab(lab, postfix)
+        yield lab
         pids = [pid for host in lab.hosts for pid in host.pids()]
     assert [host.name for host in lab.hosts if host.exists()] == []
     assert not lab.run_dir.exists()

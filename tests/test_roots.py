@@ -79,4 +79,4 @@ def test_the_folder_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_the_stamp_names_what_is_in_the_root() -> None:
     root = roots.fetch("postfix")
     stamp = json.loads((root.path / roots.STAMP).read_text())
-    assert stamp["packages"] == ["postfix"] and stamp["layout"] == roots.LAYOUT
+    assert stamp["packages"] == list(roots.PACKAGES["postfix"]) and stamp["layout"] == roots.LAYOUT

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 import click
 
 from nfqguard.lab.demo import Demo
-from nfqguard.lab.postfix import DOMAIN, USERS, Postfix
+from nfqguard.lab.postfix import Postfix
 from nfqguard.lab.roots import RootError
+from nfqguard.lab.server import DOMAIN, USERS
 from nfqguard.lab.topology import Host, Lab, LabError
 
 prefix_option = click.option("--prefix", default="nfqguard", show_default=True,

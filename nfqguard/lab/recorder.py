@@ -137,6 +137,12 @@ class Recorder:
             raise LabError(f"no connection from port {client_port} reached {self._host.name}")
         return found[-1]
 
+    def conversations(self) -> list[Conversation]:
+        """All that began so far, in that order. LabError where the recording is void."""
+        self._check()
+        with self._lock:
+            return list(self._conversations.values())
+
     def wait(self, client_port: int, until: Callable[[Conversation], bool] = lambda seen: seen.over,
              seconds: float = 10.0) -> Conversation:
         """Wait until a conversation is as far as `until` says (over, unless told otherwise), and return it."""

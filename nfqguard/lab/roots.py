@@ -25,8 +25,9 @@ from pathlib import Path
 Progress = Callable[[str], None]
 
 PACKAGES = {
-    "postfix": ("postfix",),
-    "swaks": ("swaks", "libio-socket-inet6-perl"),
+    "postfix": ("postfix", "libsasl2-modules", "libsasl2-modules-db", "sasl2-bin"),
+    "swaks": ("swaks", "libio-socket-inet6-perl", "libnet-ssleay-perl"),
+    "curl": ("curl",),
     "exim4": ("exim4-daemon-light", "exim4-base", "exim4-config"),
     "opensmtpd": ("opensmtpd",),
 }
