@@ -183,11 +183,16 @@ class Demo:
         for record in records:
             if record["event_type"] != "stats":
                 self.console.print(Text.assemble(*readable(record)), soft_wrap=True, highlight=False)
-        told = [_told(record) for record in records if record["event_type"] == "smtp"]
+        smtp = [record for record in records if record["event_type"] == "smtp"]
+        told = [_told(record) for record in smtp if record["nfqguard"]["action"] == "mask"]
         greeting = ("server", "mask-banner", script.GREETING.decode().strip())
         keywords = [("server", "ehlo-reply-parameter", line.decode().strip()) for line in script.KEYWORDS_MASKED]
         commands = [("client", "cmd verb", line) for turn in script.DIALOGUE for line in turn.masked]
-        self.checks.equal("events", told, [greeting, *keywords] * 3 + commands)
+        self.checks.equal("masks told", told, [greeting, *keywords] * 3 + commands)
+        answers = [record["nfqguard"]["code"] for record in smtp if record["nfqguard"]["action"] == "answer"]
+        self.checks.equal("replies to masked commands", answers, [500] * len(commands))
+        logged = {record["nfqguard"]["match"] for record in smtp if record["nfqguard"]["action"] == "log"}
+        self.checks.equal("matches told", logged, {"pipelined command"})
         self.checks.equal("events that are no masks and no flows",
                           {record["event_type"] for record in records}, {"smtp", "flow", "stats"})
         self.checks.equal("records of flows", len([each for each in records if each["event_type"] == "flow"]), 3)
