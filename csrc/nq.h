@@ -650,7 +650,7 @@ struct nq_client {
     uint8_t chunk_phase;        /* where in the argument of BDAT */
     uint8_t behind;             /* the verb that this line came behind without waiting for its reply */
     bool begun;                 /* the line's first octet was looked at */
-    bool argument_told;         /* HELO's name */
+    bool argument_told;         /* HELO's name; the NUL at the cursor in an address */
     bool newline_told;          /* this line's end */
     bool last;                  /* BDAT's LAST */
     bool in_message;            /* a message has begun and has not ended */

@@ -183,12 +183,15 @@ static struct nq_said hear_path(struct nq_session *session, const struct nq_poli
 {
     struct nq_client *client = session->client;
     const uint8_t *at = cursor->at;
+    if (!*at && client->argument_told)
+        return (struct nq_said){ .what = SAID_BAD_LINE, .why = REASON_NUL }; /* a rule was asked, and it is still there */
     client->path.limit = path_limit(client, policy, sender);
     enum nq_path_said what = path_take(&client->path, &at, cursor->end);
     step_texts(client, &policy->expressions[sender ? SUBJECT_SENDER : SUBJECT_RECIPIENT], client->path.address_from,
                client->path.address_to);
     scan_consume(&client->command, cursor, at);
     struct nq_said said = address_fact(client, what, sender);
+    client->argument_told = what == PATH_SPECIAL && !*at;
     uint8_t keyword = parameter_offers[client->path.parameter];
     if (what == PATH_PARAMETER && keyword && !(session->offered >> keyword & 1))
         client->due |= due(MATCH_OF_NOT_OFFERED);

@@ -9,6 +9,7 @@
 
 struct talk {
     struct nq_session session;
+    struct nq_client client;
     struct nq_policy *policy;
     uint32_t bad, transitions, injections, messages;
 };
@@ -17,6 +18,7 @@ static void begin(struct talk *talk)
 {
     *talk = (struct talk){ .policy = wire_policy(true) };
     session_begin(&talk->session);
+    talk->session.client = &talk->client;
 }
 
 static void end(struct talk *talk) { nq_policy_free(talk->policy); }
@@ -42,12 +44,12 @@ static size_t says(struct talk *talk, unsigned from, const char *octets, size_t 
 {
     uint8_t *copy = guarded(octets, len);
     struct nq_cursor cursor = { .begin = copy, .at = copy, .end = copy + len };
-    while (cursor.at < cursor.end) {
+    while (cursor.at < cursor.end || session_due(&talk->session, from, &cursor)) {
         struct nq_said said = from == CLIENT ? session_client(&talk->session, talk->policy, &cursor)
                                              : session_server(&talk->session, talk->policy, &cursor);
         if (said.what == SAID_WAIT)
             break;
-        count(talk, &said, from == CLIENT ? &talk->session.command : &talk->session.reply);
+        count(talk, &said, from == CLIENT ? &talk->client.command : &talk->session.reply);
     }
     return (size_t)(cursor.at - copy);
 }
@@ -84,7 +86,7 @@ TEST(data_begins_at_354_and_not_before)
     CHECK(session_waits(&talk.session));
     CHECK_EQUAL(says(&talk, CLIENT, "E", 1), 0);
     server(&talk, "354 go\r\n");
-    CHECK_EQUAL(talk.session.mode, MODE_BODY);
+    CHECK_EQUAL(talk.session.mode, MODE_DATA);
     client(&talk, "EXPN\r\n.\r\n");
     CHECK_EQUAL(talk.bad, 0);
     CHECK_EQUAL(talk.messages, 1);
@@ -107,7 +109,7 @@ TEST(only_354_opens_data)
         snprintf(reply, sizeof reply, "%03d x\r\n", code);
         server(&talk, reply);
         harness_row("code %d", code);
-        CHECK_EQUAL(talk.session.mode, code == 354 ? MODE_BODY : code == 421 ? MODE_WAIT : MODE_COMMAND);
+        CHECK_EQUAL(talk.session.mode, code == 354 ? MODE_DATA : code == 421 ? MODE_WAIT : MODE_COMMAND);
         CHECK_EQUAL(talk.transitions, 0);
         end(&talk);
     }
@@ -143,7 +145,7 @@ TEST(pipelined_commands_are_answered_in_order)
     server(&talk, "500 what?\r\n");
     CHECK_EQUAL(talk.session.mode, MODE_WAIT);
     server(&talk, "354 go\r\n");
-    CHECK_EQUAL(talk.session.mode, MODE_BODY);
+    CHECK_EQUAL(talk.session.mode, MODE_DATA);
     CHECK_EQUAL(talk.transitions, 0);
     end(&talk);
 }
@@ -154,7 +156,7 @@ TEST(a_354_answers_data_though_an_earlier_line_had_no_reply)
     opened(&talk);
     client(&talk, "\r\nNOOP\r\nDATA\r\n");
     server(&talk, "250 ok\r\n354 go\r\n");
-    CHECK_EQUAL(talk.session.mode, MODE_BODY);
+    CHECK_EQUAL(talk.session.mode, MODE_DATA);
     end(&talk);
 }
 
@@ -168,7 +170,7 @@ TEST(replies_of_many_lines_answer_once)
     by_octets(&talk, SERVER, "354 three\r");
     CHECK_EQUAL(talk.session.mode, MODE_WAIT);
     by_octets(&talk, SERVER, "\n");
-    CHECK_EQUAL(talk.session.mode, MODE_BODY);
+    CHECK_EQUAL(talk.session.mode, MODE_DATA);
     end(&talk);
 }
 
@@ -180,7 +182,7 @@ TEST(lines_without_a_code_answer_nothing)
     server(&talk, "hello\r\n\r\n354\tgo\r\n3540 go\r\n?\n");
     CHECK_EQUAL(talk.session.mode, MODE_WAIT);
     server(&talk, "354\r\n");
-    CHECK_EQUAL(talk.session.mode, MODE_BODY);
+    CHECK_EQUAL(talk.session.mode, MODE_DATA);
     CHECK_EQUAL(talk.transitions, 0);
     end(&talk);
 }
@@ -212,10 +214,10 @@ TEST(auth_is_an_exchange_of_lines)
     server(&talk, "334 VXNlcm5hbWU6\r\n");
     CHECK_EQUAL(talk.session.mode, MODE_AUTH);
     CHECK_EQUAL(says(&talk, CLIENT, "ZGF0YQ==\r\nc2VjcmV0\r\n", 20), 10);
-    CHECK_EQUAL(talk.session.command.kept, 0); /* a secret */
+    CHECK_EQUAL(talk.client.command.kept, 0); /* a secret */
     server(&talk, "334 UGFzc3dvcmQ6\r\n");
     by_octets(&talk, CLIENT, "EXPN\r");
-    CHECK_EQUAL(talk.session.command.kept, 0);
+    CHECK_EQUAL(talk.client.command.kept, 0);
     by_octets(&talk, CLIENT, "\n");
     CHECK_EQUAL(talk.bad, 0);
     server(&talk, "235 welcome\r\n");
@@ -341,7 +343,7 @@ TEST(like_commands_take_one_place)
         server(&talk, "250 ok\r\n");
     CHECK_EQUAL(talk.transitions, 0);
     server(&talk, "354 go\r\n");
-    CHECK_EQUAL(talk.session.mode, MODE_BODY);
+    CHECK_EQUAL(talk.session.mode, MODE_DATA);
     end(&talk);
 }
 

@@ -29,7 +29,7 @@ struct nq_policy *wire_policy(bool masks)
         .name = masks ? "masks" : "plain",
         .verbs = verbs, .verb_count = sizeof verbs / sizeof *verbs,
         .keywords = keywords, .keyword_count = sizeof keywords / sizeof *keywords,
-        .mask_verbs = 1, .mask_keywords = masks, .banner = masks ? NQ_BANNER_ASA : NQ_BANNER_PASS,
+        .mask_verbs = 1, .mask_keywords = masks, .banner = masks ? NQ_BANNER_ASA : NQ_BANNER_PASS, .alert = 1,
     };
     struct nq_policy *policy = nq_policy_new(&spec, error);
     CHECK(policy != NULL);
