@@ -110,16 +110,17 @@ def test_imports_inside_functions_are_seen(tmp_path: Path, monkeypatch: pytest.M
 
 
 # ---- calls in C. A stage calls those behind it. Those before it, it may ask (a prototype whose pointers to state are
-# all const) but not tell. A view, a cursor or a line is no state in this sense: it is the caller's own, lent for the
-# call, as the session lends its lines to the scanner. What serves them all calls no stage.
+# all const) but not tell: the session lends itself to the command or message that it is hearing, which may ask it back.
+# A view, a cursor or a line is no state in this sense: it is the caller's own, lent for the call, as the session lends
+# its lines to the scanner. What serves them all calls no stage.
 
 STAGES = [
-    "packet", "icmp", "flow", "stream", "smtp_scan", "tls_hello", "smtp_path", "mime", "smtp_session", "inspect",
-    "edit", "refuse",
+    "packet", "icmp", "flow", "stream", "smtp_scan", "smtp_data", "tls_hello", "smtp_path", "mime", "smtp_session",
+    "smtp_command", "smtp_message", "inspect", "edit", "refuse",
 ]
-SERVICES = {"pool", "event", "policy", "classes", "inject", "conntrack", "edit_log", "regex"}
+SERVICES = {"pool", "event", "policy", "classes", "inject", "conntrack", "edit_log", "regex", "limits"}
 DRIVERS = {path.stem for path in sanitized.engine_sources() if path.stem.startswith("engine")} | {"queue"}
-STATE = r"struct nq_(?:flow|flow_table|stream|session|engine|pool)\b"
+STATE = r"struct nq_(?:flow|flow_table|stream|session|client|engine|pool)\b"
 
 
 @cache
