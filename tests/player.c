@@ -3,6 +3,7 @@
  * enough to play every story in every cut. The ends check lengths, checksums and sequence of all that reaches them, and keep
  * what their applications read. It shares no code with the engine; it calls the two entries by pointers.
  */
+#include <arpa/inet.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -77,16 +78,27 @@ static uint32_t get16(const uint8_t *at) { return (uint32_t)at[0] << 8 | at[1]; 
 
 static uint32_t get32(const uint8_t *at) { return get16(at) << 16 | get16(at + 2); }
 
-/* RFC 1071; an odd octet at the end counts as the high one. */
-static uint32_t folded(uint64_t sum, const uint8_t *at, uint32_t len)
+/* RFC 1071; an odd octet at the end counts as the high one. Words are added as they lie in memory: the sum of swapped octets is
+ * the swapped sum (RFC 1071, 2 (B)). `sum` holds numbers as they are written. */
+static uint32_t folded(uint32_t sum, const uint8_t *at, uint32_t len)
 {
-    for (; len > 1; at += 2, len -= 2)
-        sum += get16(at);
-    if (len)
-        sum += (uint32_t)at[0] << 8;
+    uint64_t words = 0;
+    uint8_t last[4] = { 0 };
+    for (; len >= 4; at += 4, len -= 4) {
+        uint32_t word;
+        memcpy(&word, at, 4);
+        words += word;
+    }
+    memcpy(last, at, len);
+    uint32_t word;
+    memcpy(&word, last, 4);
+    words += word;
+    while (words >> 16)
+        words = (words & 0xffff) + (words >> 16);
+    sum += ntohs((uint16_t)words);
     while (sum >> 16)
         sum = (sum & 0xffff) + (sum >> 16);
-    return (uint32_t)sum;
+    return sum;
 }
 
 static uint32_t tcp_sum(const uint8_t *packet, uint32_t len)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 import tomllib
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -138,11 +139,12 @@ def takes(line: Line, rest: bytes) -> int:
 
 def assert_read(story: Story, side: int, got: bytes) -> None:
     """The lines of one end as the other has read them, in whatever pieces they came."""
-    rest = got.removesuffix(story.reply) if side == SERVER else got
     assert side == CLIENT or got.endswith(story.reply)
+    got, at = got.removesuffix(story.reply) if side == SERVER else got, 0
     for line in story.lines:
         if line.side != side:
             continue
+        rest = got[at:at + max(len(line.expected), len(line.said))]
         taken = takes(line, rest)
         if story.ends_before(line.turn) and (taken < 0 or not rest):
             assert not rest or line.turn == story.ends_at.turn, f"{line.text!r} was read, but the session had ended"
@@ -150,8 +152,8 @@ def assert_read(story: Story, side: int, got: bytes) -> None:
             return
         assert taken >= 0, f"{line.text!r} was read as {rest[:80]!r}"
         assert line is not story.ends_at, f"{line.text!r} must not be read to its end"
-        rest = rest[taken:]
-    assert rest == b"", f"nobody has said {rest!r}"
+        at += taken
+    assert got[at:] == b"", f"nobody has said {got[at:]!r}"
 
 
 def assert_end(story: Story, outcome: Outcome) -> None:
@@ -209,6 +211,11 @@ REMOVAL = {"event_type", "match", "direction", "line", "offset", "text"}
 
 def record(event: Event) -> dict[str, Any]:
     """An event as the operator reads it."""
+    return record_of(replace(event, time=0, flow=0, started=0, packets=(0, 0), octets=(0, 0)))
+
+
+@cache
+def record_of(event: Event) -> dict[str, Any]:
     written = event_record(event)
     return {"event_type": written["event_type"]} | written["nfqguard"]
 
@@ -286,12 +293,16 @@ def reset_instead(story: Story, outcome: Outcome) -> bool:
     return story.cut_may_reset and story.end != "reset" and all(outcome.reset)
 
 
-def assert_cut(story: Story, whole: list[dict[str, Any]], outcome: Outcome, allowed: set[bytes]) -> None:
+def assert_cut(story: Story, whole: list[dict[str, Any]], outcome: Outcome, allowed: set[bytes],
+               known: set[tuple[bytes, bytes]]) -> None:
+    """`known`: what was read in earlier plays, and was right."""
     if reset_instead(story, outcome):
         return
-    for side in (CLIENT, SERVER):
-        assert_read(story, side, outcome.heard[1 - side])
-    assert_no_forbidden_verb(story, allowed, outcome.heard[SERVER])
+    if outcome.heard not in known:
+        for side in (CLIENT, SERVER):
+            assert_read(story, side, outcome.heard[1 - side])
+        assert_no_forbidden_verb(story, allowed, outcome.heard[SERVER])
+        known.add(outcome.heard)
     assert_end(story, outcome)
     assert_dropped(story, outcome)
     pieces, answers = parted(told_in_pieces(story, outcome))
@@ -322,9 +333,10 @@ def test_every_cut(story: Story, loaded: Configuration) -> None:
     playing = player(story, loaded)
     whole = told_in_pieces(story, playing.play())
     allowed = {verb.encode() for verb in loaded.policy_in_force.verbs}
+    known: set[tuple[bytes, bytes]] = set()
     for cut in (*playing.two_way(), Cut(step=1), Cut(step=1, twice=True)):
         try:
-            assert_cut(story, whole, playing.play(cut), allowed)
+            assert_cut(story, whole, playing.play(cut), allowed, known)
         except AssertionError as error:
             pytest.fail(f"{cut}: {error}", pytrace=False)
 
