@@ -523,6 +523,8 @@ void path_begin(struct nq_path *path, bool sender);
  * read as what it is then, so a blank ends an address without brackets and is a part of one within them. *at < end and
  * PATH_NOTHING: the line ends here, or a NUL stands here that the caller must answer. */
 enum nq_path_said path_take(struct nq_path *path, const uint8_t **at, const uint8_t *end);
+/* The keyword of an EHLO reply that the parameter just told of needs; KEYWORD_NONE: none that means something here. */
+uint8_t path_keyword(const struct nq_path *path);
 
 /* ---- mime.c: header fields and MIME structure of a message, streaming (RFC 5322, 2045-2047, 2183, 2231) ------------- */
 
@@ -648,6 +650,8 @@ struct nq_client {
     uint16_t node;              /* of the automaton of AUTH mechanisms */
     uint8_t mechanism;          /* its word */
     uint8_t chunk_phase;        /* where in the argument of BDAT */
+    uint8_t letters;            /* of AUTH's mechanism; 21: too many */
+    bool malformed;             /* the argument of AUTH or ETRN */
     uint8_t behind;             /* the verb that this line came behind without waiting for its reply */
     bool begun;                 /* the line's first octet was looked at */
     bool argument_told;         /* HELO's name; the NUL at the cursor in an address */
@@ -659,9 +663,14 @@ struct nq_client {
     uint64_t declared;          /* SIZE= of the transaction; 0: none */
     uint64_t message;           /* octets of the message */
     uint32_t recipients, accepted;  /* RCPTs of the transaction that were answered; with success */
-    uint16_t text[NQ_REGEXES];  /* of the regular expressions tried on this argument or message */
+    uint16_t text[NQ_REGEXES];  /* states of the regular expressions tried on this argument */
+    uint16_t of_message[2][NQ_REGEXES]; /* of those tried on the message: on its body, on its header */
     struct nq_data data;
     struct nq_mime mime;
+};
+
+enum nq_enhanced {              /* what is wrong with a reply's enhanced status code */
+    ENHANCED_MISSING = 1, ENHANCED_WRONG, ENHANCED_NOT_OFFERED, ENHANCED_CODES
 };
 
 struct nq_session {
@@ -673,10 +682,11 @@ struct nq_session {
     uint64_t due;               /* facts of the reply to be told, a bit for each match */
     bool transaction;           /* the server has accepted MAIL */
     bool lmtp;                  /* RFC 2033: as many replies to a message as it has recipients */
+    uint8_t enhanced;           /* enum nq_enhanced, of the present reply */
     bool masked_answered;       /* the present reply answers a command that became X */
     uint16_t reply_part;        /* lines of the present reply that have ended */
     uint16_t invalid;           /* recipients that the server has refused */
-    uint16_t offered, server_offers;    /* EHLO keywords as the client saw them and as the server said them: bits */
+    uint32_t offered, server_offers;    /* EHLO keywords as the client saw them and as the server said them: bits */
     uint32_t commands;          /* lines from the client */
     uint32_t answered;          /* of these, the ones that have their reply */
     uint32_t replies;           /* lines from the server */

@@ -31,7 +31,7 @@ void message_begin(struct nq_client *client, const struct nq_policy *policy, boo
     client->message_begins = true;
     if (!policy->reads_mime)
         return;
-    memset(client->text, 0, sizeof client->text);
+    memset(client->of_message, 0, sizeof client->of_message);
     mime_begin(&client->mime);
 }
 
@@ -42,10 +42,11 @@ static void read_text(struct nq_client *client, const struct nq_policy *policy, 
 {
     const struct nq_expressions *all = &policy->expressions[in_header ? SUBJECT_HEADER : SUBJECT_BODY];
     uint8_t match = in_header ? MATCH_OF_HEADER_REGEX : MATCH_OF_BODY_REGEX;
+    uint16_t *state = client->of_message[in_header];
     for (uint32_t i = 0; i < all->count; i++) {
-        uint16_t before = client->text[i];
-        client->text[i] = regex_step(&all->regex[i], before, from, to);
-        if (!regex_matched(&all->regex[i], before) && regex_matched(&all->regex[i], client->text[i]))
+        uint16_t before = state[i];
+        state[i] = regex_step(&all->regex[i], before, from, to);
+        if (!regex_matched(&all->regex[i], before) && regex_matched(&all->regex[i], state[i]))
             client->due |= due(match);
     }
 }
@@ -86,7 +87,7 @@ struct nq_said message_due(struct nq_client *client, const struct nq_policy *pol
             continue;
         struct nq_said said = fact((uint8_t)match, 0, client->message);
         said.final = header && !client->mime.in_header;
-        said.text = client->text;
+        said.text = client->of_message[header];
         if (match == MATCH_OF_HEADER_LENGTH || match == MATCH_OF_BODY_LENGTH)
             said.value = client->data.octets[match == MATCH_OF_HEADER_LENGTH];
         if (match == MATCH_OF_SIZE_EXCEEDED)
