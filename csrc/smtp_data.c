@@ -86,13 +86,21 @@ static void line_begins(struct nq_data *data, uint64_t octets)
     data->long_line = false;
 }
 
+/* The octets of this line up to the first that makes it too long, so that a long line is told at the same octet in every cut. */
+static const uint8_t *within_limit(const struct nq_data *data, const uint8_t *at, const uint8_t *end)
+{
+    uint64_t limit = data->line_limit[data->in_header];
+    uint64_t room = data->line_len > limit ? 0 : limit + 1 - data->line_len;
+    return data->long_line || (uint64_t)(end - at) <= room ? end : at + room;
+}
+
 /* Whole lines without anything in them that matters, from inside a line on. Returns where that ends: at a newline that is not
  * simply CRLF before an ordinary octet, inside the last line, or where a line is too long. */
 static uint8_t *pass_lines(struct nq_data *data, uint8_t *from, const uint8_t *end)
 {
     uint8_t *at = from;
     for (;;) {
-        uint8_t *hit = find_newline(at, end);
+        uint8_t *hit = find_newline(at, within_limit(data, at, end));
         data->line_len += (uint32_t)(hit - at);
         data->octets[data->in_header] += (uint64_t)(hit - at);
         at = hit;
@@ -156,11 +164,19 @@ enum nq_token data_scan(struct nq_data *data, struct nq_cursor *cursor)
     return TOKEN_NONE;
 }
 
-static bool bare_newline_among(const uint8_t *at, const uint8_t *end)
+/* Bare newlines, and what begins a line in some eyes and is edited there: a dot or NUL behind what may be a bare CR, a NUL behind
+ * CRLF or behind a dot there. */
+static bool newline_matters_among(const uint8_t *at, const uint8_t *end)
 {
-    for (; (at = find_newline((uint8_t *)at, end)) < end; at += 2)
+    if (at < end && (*at == '.' || *at == 0))
+        return true;
+    for (; (at = find_newline((uint8_t *)at, end)) < end; at += 2) {
         if (*at == '\n' || end - at < 2 || at[1] != '\n')
             return true;
+        bool dot = end - at > 2 && at[2] == '.';
+        if (end - at > 2 + dot && at[2 + dot] == 0)
+            return true;
+    }
     return false;
 }
 
@@ -202,5 +218,5 @@ static bool may_end(const uint8_t *at, const uint8_t *end)
 
 bool data_may_matter(const uint8_t *at, const uint8_t *end, bool watched)
 {
-    return may_end(at, end) || (watched && bare_newline_among(at, end));
+    return may_end(at, end) || (watched && newline_matters_among(at, end));
 }

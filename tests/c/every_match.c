@@ -131,7 +131,8 @@ struct nq_policy *every_match(enum manner manner, uint32_t part)
     uint32_t count = 0;
     for (uint8_t match = 0; match < MATCHES; match++)
         for (int acts = 0; acts < 2 && count < NQ_RULES; acts++) {
-            uint32_t action = manner != ENDS ? edit_of(match) : match % PARTS == part ? end_of(match) : NQ_DO_LOG;
+            bool chosen = match % PARTS == part || (manner != ENDS && match_flags(match) & MATCH_OCTET);
+            uint32_t action = !chosen ? NQ_DO_LOG : manner == ENDS ? end_of(match) : edit_of(match);
             if (acts ? manner == LOGS || action == NQ_DO_LOG : manner != LOGS && match % 3)
                 continue;
             snprintf(names[count], sizeof *names, "%u-%s", match, acts ? "acts" : "logs");

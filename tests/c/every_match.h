@@ -14,8 +14,8 @@ enum manner {
     MANNERS
 };
 
-/* Verbs of ESMTP, BDAT among them. ENDS: those matches alone end the flow whose number leaves the remainder `part`, else nobody
- * would come far; otherwise `part` means nothing. The caller frees it. */
+/* Verbs of ESMTP, BDAT among them. Those matches alone act whose number leaves the remainder `part`, and where octets are edited
+ * those that replace single ones: else nobody would come far. The caller frees it. */
 enum { PARTS = 8 };
 struct nq_policy *every_match(enum manner manner, uint32_t part);
 

@@ -106,6 +106,7 @@ static const struct turn *const scripts[] = { whole_session, authenticated, encr
 
 struct run {
     struct wire wire;
+    bool rewrites;              /* lines of the EHLO reply may be gone, or a refusal may follow what the server said */
     bool edits, dry;            /* the policy replaces single octets; it changes nothing but what nobody could read on from */
     struct choices *choices;
     const struct turn *turn;    /* whose text may be said by now */
@@ -156,7 +157,7 @@ static void check_arrived(struct run *run, unsigned from)
 static void next_flow(struct run *run)
 {
     if (run->honest)
-        for (unsigned from = 0; from < 2 && !(from == SERVER && run->edits); from++) /* lines of the EHLO reply may be gone */
+        for (unsigned from = 0; from < 2 && !(from == SERVER && run->rewrites); from++)
             check_arrived(run, from);
     struct wire *wire = &run->wire;
     run->flows++;
@@ -384,6 +385,7 @@ static struct nq_policy *roll_policy(struct run *run)
     enum manner manner = (enum manner)(kind - 2);
     run->edits = manner == EDITS;
     run->dry = manner == DRY;
+    run->rewrites = manner == EDITS || manner == ENDS;
     return every_match(manner, choose(run->choices, PARTS));
 }
 

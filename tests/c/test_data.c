@@ -3,8 +3,8 @@
  * feed.h; what is told, and of which octet, must be the same. What must be told is defined here once more, over whole texts and by
  * looking back, without states.
  */
+#define _GNU_SOURCE /* memmem */
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "feed.h"
 #include "harness.h"
@@ -232,4 +232,151 @@ TEST(ends_of_data_at_every_alignment)
         for (int before = 0; before < 70; before++)
             for (int behind = 0; behind < 40; behind++)
                 check_alignment(patterns[i], before, behind);
+}
+
+/* ---- lines ---- */
+
+TEST(a_long_line_is_told_once_at_the_first_octet_too_many)
+{
+    CHECK_DATA(fresh(false, false, 5, 3), ROW("abc\r\n\r\nabcde\r\n", ""), ROW("abcd\r\n", "long:4"), ROW("abcdefgh\r\nabcdefgh", "long:4 long:14"),
+               ROW("\r\nabcdefgh\r\nabcdefgh\r\n.\r\n", "long:8 long:18 end:25"),
+               ROW("a\r\n\r\nabcde\r\nabcdef\r\n", "long:18"), ROW("a\nbcde\r\n", "long:4"), ROW("\r\nab\rcdef", "long:8"));
+}
+
+TEST(long_lines_at_every_alignment)
+{
+    uint8_t octets[200];
+    for (uint32_t limit = 1; limit < 70; limit++)
+        for (uint32_t len = limit - 1; len <= limit + 2; len++) {
+            struct listener listener = fresh(false, true, limit, NO_LIMIT);
+            struct trace trace = { .len = 0 };
+            char wanted[32] = "";
+            memset(octets, 'a', sizeof octets);
+            memcpy(octets, "\r\n", 2);
+            memcpy(octets + 2 + len, "\r\nb", 3);
+            if (len > limit)
+                snprintf(wanted, sizeof wanted, "long:%u", 2 + limit + 1);
+            harness_row("a line of %u, limit %u", len, limit);
+            feed(listen, &listener, octets, 0, 2 + len + 3, &trace);
+            CHECK_TEXT(trace.text, wanted);
+        }
+}
+
+static void count_octets(const char *text, size_t len, bool counted, uint64_t header, uint64_t body)
+{
+    for (size_t cut = 0; cut <= len; cut++) {
+        struct listener listener = fresh(counted, true, NO_LIMIT, NO_LIMIT);
+        struct trace trace = { .len = 0 };
+        feed(listen, &listener, (const uint8_t *)text, 0, cut, &trace);
+        feed(listen, &listener, (const uint8_t *)text, cut, len, &trace);
+        harness_row("cut at %zu of %zu", cut, len);
+        CHECK_EQUAL(listener.data.octets[1], header);
+        CHECK_EQUAL(listener.data.octets[0], body);
+    }
+}
+
+TEST(octets_of_header_and_body)
+{
+    static const char mail[] = "Subject: x\r\nTo: y\r\n\r\nbody\r\n..\r\n.\r\n", bare[] = "a\n\nb\r\r\nc\r\n.\r\n";
+    count_octets(mail, sizeof mail - 1, false, 21, 10);
+    count_octets(bare, sizeof bare - 1, false, 10, 0); /* a bare LF ends no line: all is header */
+    count_octets(mail, sizeof mail - 1, true, 21, 13);
+}
+
+TEST(counted_octets_mean_nothing_but_lines)
+{
+    CHECK_DATA(fresh(true, true, 5, NO_LIMIT), ROW("a\r\n.\r\nb\n.\n\r.\r\0", ""), ROW(".\r\n\r\nabcdef\r\n", "long:11"));
+}
+
+/* ---- may it matter? ---- */
+
+static bool has(const uint8_t *octets, size_t len, const char *text, size_t text_len)
+{
+    return len >= text_len && memmem(octets, len, text, text_len) != NULL;
+}
+
+static bool matters_by_definition(const uint8_t *octets, size_t len, bool watched)
+{
+    bool ends = has(octets, len, "\r\n.\r\n", 5) || (len >= 3 && memcmp(octets, ".\r\n", 3) == 0) ||
+                (len >= 4 && memcmp(octets, "\n.\r\n", 4) == 0);
+    if (!watched || ends)
+        return ends;
+    if (len && (octets[0] == '.' || octets[0] == 0))
+        return true;
+    for (size_t at = 0; at < len; at++) {
+        bool half = (octets[at] == '\n' && (at == 0 || octets[at - 1] != '\r')) ||
+                    (octets[at] == '\r' && (at + 1 == len || octets[at + 1] != '\n'));
+        if (half)
+            return true;
+    }
+    return has(octets, len, "\r\n\0", 3) || has(octets, len, "\r\n.\0", 4);
+}
+
+static size_t roll_text(struct dice *dice, uint8_t *octets, size_t max)
+{
+    static const char *const pieces[] = { "\r\n", "\r\n", ".", "a", "aaaaaaaaaaaaaaaaaaa", "\r\n.", "\r", "\n", "" };
+    size_t len = 0;
+    uint32_t kinds = dice_below(dice, 3) ? 6 : 9; /* most without bare newlines, else hardly one would not matter */
+    for (uint32_t parts = dice_below(dice, 12); parts > 0; parts--) {
+        const char *piece = pieces[dice_below(dice, kinds)];
+        size_t octets_of = *piece ? strlen(piece) : 1; /* the last one is a NUL */
+        if (len + octets_of > max)
+            break;
+        memcpy(octets + len, piece, octets_of);
+        len += octets_of;
+    }
+    return len;
+}
+
+TEST(what_may_matter_as_defined)
+{
+    struct dice dice = { 20261122 };
+    uint8_t octets[160];
+    uint32_t yes[2] = { 0, 0 };
+    for (int i = 0; i < 200000; i++) {
+        size_t len = roll_text(&dice, octets, sizeof octets);
+        const uint8_t *copy = guarded(octets, len);
+        for (int watched = 0; watched < 2; watched++) {
+            bool wanted = matters_by_definition(octets, len, watched);
+            harness_row("text %d%s", i, watched ? ", watched" : "");
+            CHECK_EQUAL(data_may_matter(copy, copy + len, watched), wanted);
+            yes[watched] += wanted;
+        }
+    }
+    CHECK(yes[0] > 1000 && yes[0] < 199000 && yes[1] > 1000 && yes[1] < 199000);
+}
+
+/* What may not matter needs no edit and ends nothing, whatever came before. What leaves of a false line whose newline has been made
+ * a blank needs none; of one whose newline has left the octets behind it do, but those are then no line's beginning any more. */
+TEST(what_does_not_matter_is_left_alone)
+{
+    static const uint8_t states[] = { DATA_LINE_START, DATA_INSIDE, DATA_CR, DATA_FALSE_START };
+    struct dice dice = { 51764 };
+    uint8_t octets[160];
+    uint32_t left_alone = 0;
+    for (int i = 0; i < 200000; i++) {
+        size_t len = roll_text(&dice, octets, sizeof octets);
+        if (data_may_matter(octets, octets + len, true))
+            continue;
+        left_alone++;
+        for (size_t n = 0; n < sizeof states; n++) {
+            uint8_t *copy = guarded(octets, len);
+            struct nq_cursor cursor = { .begin = copy, .at = copy, .end = copy + len };
+            struct nq_view view = { .edited = false };
+            struct nq_data data;
+            data_begin(&data, false, true, NO_LIMIT, NO_LIMIT);
+            data.state = states[n];
+            harness_row("text %d from state %u", i, states[n]);
+            while (cursor.at < cursor.end) {
+                struct nq_change change = { .at = NULL };
+                enum nq_token token = data_scan(&data, &cursor);
+                CHECK(token != TOKEN_END_OF_DATA && token != TOKEN_FALSE_END);
+                if (token == TOKEN_BARE_NEWLINE)
+                    edit_defuse_newline(&view, &cursor, &data, false, &change);
+            }
+            CHECK(!view.edited);
+            CHECK_OCTETS(copy, len, octets, len);
+        }
+    }
+    CHECK(left_alone > 10000);
 }
