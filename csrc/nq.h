@@ -476,8 +476,8 @@ void data_begin(struct nq_data *data, bool counted, bool watched, uint32_t body_
 enum nq_token data_scan(struct nq_data *data, struct nq_cursor *cursor);
 /* Octets of what may become the line of the final dot: they are no data yet. */
 uint32_t data_pending(const struct nq_data *data);
-/* Can octets of a body need an edit, or the data end within them, wherever they stand? A dot at the very beginning of a line
- * counts; so does, where newlines are watched, a CR or LF whose other half is not among them. */
+/* Can octets of a body need an edit, or the data end within them, wherever they stand? ".CRLF" at their very beginning counts; so
+ * does, where newlines are watched, a CR or LF whose other half is not among them, or a dot or NUL at their very beginning. */
 bool data_may_matter(const uint8_t *at, const uint8_t *end, bool watched);
 
 /* ---- smtp_path.c: what stands behind MAIL and RCPT, streaming (RFC 5321, 4.1.2, 4.1.1.11) -------------------------- */
