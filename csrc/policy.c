@@ -37,6 +37,10 @@ static const char *const encodings[] = {
     [ENCODING_OTHERS] = "OTHERS", [ENCODING_QUOTED_PRINTABLE] = "QUOTED-PRINTABLE",
 };
 
+static const char *const enhanced_faults[] = {
+    [ENHANCED_MISSING] = "MISSING", [ENHANCED_WRONG] = "WRONG", [ENHANCED_NOT_OFFERED] = "NOT-OFFERED",
+};
+
 static const struct {
     const char *name;
     uint8_t flags;
@@ -202,12 +206,14 @@ static uint8_t rule_word(struct nq_policy *policy, uint8_t match, const char *te
     uint8_t id = 0;
     switch (match) {
     case MATCH_OF_CMD_VERB:
+    case MATCH_OF_CMD_SYNTAX:
     case MATCH_OF_CMD_LINE_LENGTH:
     case MATCH_OF_PIPELINED: id = add_word(&policy->verbs, text, verb_of(text), error); break;
     case MATCH_OF_NOT_OFFERED:
     case MATCH_OF_EHLO_PARAMETER: id = add_word(&policy->keywords, text, keyword_of(text), error); break;
     case MATCH_OF_AUTH_MECHANISM: id = add_word(&policy->mechanisms, text, 0, error); break;
     case MATCH_OF_MIME_ENCODING: return word_in(encodings, sizeof encodings / sizeof *encodings, text);
+    case MATCH_OF_ENHANCED_CODE: return word_in(enhanced_faults, sizeof enhanced_faults / sizeof *enhanced_faults, text);
     default: return word_in(parameters, sizeof parameters / sizeof *parameters, text);
     }
     return id ? id : UINT8_MAX;

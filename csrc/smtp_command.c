@@ -23,19 +23,21 @@ static void begin(struct nq_session *session, const struct nq_policy *policy)
     client->fired &= policy->rules_of[MATCH_OF_CMD_RCPT_COUNT] | of_message;
     client->begun = true;
     client->argument_told = client->newline_told = false;
-    client->chunk_phase = 0;
+    client->chunk_phase = client->letters = 0;
+    client->malformed = false;
     client->node = 0;
     client->length_told = 0;
     client->behind = session_awaited_tail(session);
     if (client->behind == VERB_GREETING)
         client->due |= due(MATCH_OF_EARLY_TALKER);
     else if (client->behind)
-        client->due |= due(MATCH_OF_PIPELINED);
+        client->due |= due(MATCH_OF_PIPELINED) |
+                       (session->offered >> KEYWORD_PIPELINING & 1 ? 0 : due(MATCH_OF_NOT_OFFERED));
 }
 
 /* ---- the verb is known ---- */
 
-static uint16_t offer_of(uint8_t verb)
+static uint32_t offer_of(uint8_t verb)
 {
     switch (verb) {
     case VERB_AUTH: return 1u << KEYWORD_AUTH;
@@ -46,7 +48,7 @@ static uint16_t offer_of(uint8_t verb)
     }
 }
 
-static uint8_t keyword_in(uint16_t bits)
+static uint8_t keyword_in(uint32_t bits)
 {
     return bits ? (uint8_t)__builtin_ctz(bits) : KEYWORD_NONE;
 }
@@ -64,7 +66,7 @@ static void begin_argument(struct nq_client *client, uint8_t verb)
 static struct nq_said verb_is_known(struct nq_session *session, uint8_t verb)
 {
     struct nq_client *client = session->client;
-    uint16_t offer = offer_of(verb);
+    uint32_t offer = offer_of(verb);
     client->due |= due(MATCH_OF_SHORT_VERB);
     if (offer && !(session->offered & offer))
         client->due |= due(MATCH_OF_NOT_OFFERED);
@@ -86,13 +88,6 @@ static struct nq_said bad_verb(enum nq_reason why)
 
 /* ---- facts that are due ---- */
 
-/* The extension that an address's parameter, or else the verb, would need (RFC 5321, 2.2). */
-static const uint8_t parameter_offers[PARAMETERS] = {
-#define PARAMETER(symbol, text, keyword) [PARAMETER_##symbol] = KEYWORD_##keyword,
-#include "smtp_parameters.def"
-#undef PARAMETER
-};
-
 static struct nq_said fill(const struct nq_session *session, struct nq_said said)
 {
     const struct nq_client *client = session->client;
@@ -101,10 +96,11 @@ static struct nq_said fill(const struct nq_session *session, struct nq_said said
     case MATCH_OF_PIPELINED: said.word = client->behind; break;
     case MATCH_OF_SHORT_VERB: said.value = line->len + (line->phase == PHASE_WORD); break;
     case MATCH_OF_NOT_OFFERED:
-        said.word = keyword_in(offer_of(line->word));
+        said.word = line->len ? keyword_in(offer_of(line->word)) : (uint8_t)KEYWORD_PIPELINING;
         if (!said.word)
-            said.word = parameter_offers[client->path.parameter];
+            said.word = path_keyword(&client->path);
         break;
+    case MATCH_OF_CMD_SYNTAX: said.word = line->word; break;
     case MATCH_OF_CMD_RCPT_COUNT: said.value = session_recipients(session) + 1; break;
     case MATCH_OF_PARAMETER:
     case MATCH_OF_PARAMETER_SYNTAX: said.word = client->path.parameter; break;
@@ -192,7 +188,7 @@ static struct nq_said hear_path(struct nq_session *session, const struct nq_poli
     scan_consume(&client->command, cursor, at);
     struct nq_said said = address_fact(client, what, sender);
     client->argument_told = what == PATH_SPECIAL && !*at;
-    uint8_t keyword = parameter_offers[client->path.parameter];
+    uint8_t keyword = path_keyword(&client->path);
     if (what == PATH_PARAMETER && keyword && !(session->offered >> keyword & 1))
         client->due |= due(MATCH_OF_NOT_OFFERED);
     return said;
@@ -228,7 +224,34 @@ static void hear_name(struct nq_client *client, const struct nq_policy *policy, 
     if (cursor->at == cursor->end)
         return;
     client->argument_told = true;
-    client->due |= due(MATCH_OF_HELO_REGEX);
+    client->due |= due(MATCH_OF_HELO_REGEX) | (client->node ? 0 : due(MATCH_OF_CMD_SYNTAX));
+}
+
+static bool is_alphanumeric(uint8_t octet)
+{
+    return (octet >= '0' && octet <= '9') || ((octet & 0xdf) >= 'A' && (octet & 0xdf) <= 'Z');
+}
+
+/* RFC 1985, 5.1: a domain, "@" and a domain, or "#" and the name of a queue; nothing behind it. client->node: octets of it. */
+static void hear_node(struct nq_client *client, struct nq_cursor *cursor)
+{
+    if (client->argument_told)
+        return;
+    if (!client->node)
+        pass_blanks(&client->command, cursor);
+    uint8_t *to = argument_end(cursor, false);
+    for (const uint8_t *at = cursor->at; at < to; at++, client->node += client->node < UINT16_MAX) {
+        bool blank = *at == ' ' || *at == '\t';
+        client->malformed |= client->letters && !blank;
+        client->letters |= blank;
+        client->malformed |= !blank && !is_alphanumeric(*at) && !strchr(client->node ? ".-_:[]" : "@#[", *at);
+    }
+    scan_consume(&client->command, cursor, to);
+    if (cursor->at == cursor->end)
+        return;
+    client->argument_told = true;
+    if (client->malformed || !client->node)
+        client->due |= due(MATCH_OF_CMD_SYNTAX);
 }
 
 static void hear_mechanism(struct nq_client *client, const struct nq_policy *policy, struct nq_cursor *cursor)
@@ -239,6 +262,8 @@ static void hear_mechanism(struct nq_client *client, const struct nq_policy *pol
     if (!client->node)
         pass_blanks(&client->command, cursor);
     uint8_t *to = argument_end(cursor, true);
+    for (const uint8_t *at = cursor->at; at < to; at++) /* RFC 4954, 4: SASL's names (RFC 4422, 3.1) */
+        client->malformed |= (!is_alphanumeric(*at) && *at != '-' && *at != '_') || ++client->letters > 20;
     for (const uint8_t *at = cursor->at; at < to && client->node != NO_NODE; at++) {
         client->node = automaton_step(&policy->mechanisms, client->node, *at);
         client->node = client->node ? client->node : NO_NODE;
@@ -248,7 +273,7 @@ static void hear_mechanism(struct nq_client *client, const struct nq_policy *pol
         return;
     client->mechanism = client->node == NO_NODE ? 0 : policy->mechanisms.word[client->node];
     client->argument_told = true;
-    client->due |= due(MATCH_OF_AUTH_MECHANISM);
+    client->due |= due(MATCH_OF_AUTH_MECHANISM) | (client->malformed || !client->letters ? due(MATCH_OF_CMD_SYNTAX) : 0);
 }
 
 /* "BDAT 86 LAST", RFC 3030 2: strictly, for the octets behind it are counted by this number alone. */
@@ -312,6 +337,7 @@ static struct nq_said hear_argument(struct nq_session *session, const struct nq_
     case VERB_RCPT: return hear_path(session, policy, cursor, false);
     case VERB_BDAT: return hear_chunk(session, cursor);
     case VERB_AUTH: hear_mechanism(client, policy, cursor); break;
+    case VERB_ETRN: hear_node(client, cursor); break;
     case VERB_EHLO:
     case VERB_HELO:
     case VERB_LHLO: hear_name(client, policy, cursor); break;

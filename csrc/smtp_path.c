@@ -561,3 +561,17 @@ enum nq_path_said path_take(struct nq_path *path, const uint8_t **at, const uint
     }
     return PATH_NOTHING;
 }
+
+/* path->element holds the words that BODY was given: 7BIT, 8BITMIME, BINARYMIME. */
+uint8_t path_keyword(const struct nq_path *path)
+{
+    enum { BINARY = 1 << 2 };
+    static const uint8_t keywords[PARAMETERS] = {
+#define PARAMETER(symbol, text, keyword) [PARAMETER_##symbol] = KEYWORD_##keyword,
+#include "smtp_parameters.def"
+#undef PARAMETER
+    };
+    if (path->parameter == PARAMETER_BODY && path->valid && path->element & BINARY)
+        return KEYWORD_BINARYMIME; /* RFC 3030, 3 */
+    return keywords[path->parameter];
+}

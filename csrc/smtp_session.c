@@ -324,7 +324,7 @@ static void take_offer(struct nq_session *session)
     bool passes = line->phase != PHASE_OVERWRITE && line->phase != PHASE_REMOVE;
     while (len < kept && word[len] != ' ' && word[len] != '=' && word[len] != '\t')
         len++;
-    uint16_t bit = (uint16_t)(1u << keyword_named(word, len) & ~1u);
+    uint32_t bit = 1u << keyword_named(word, len) & ~1u;
     session->server_offers |= bit;
     session->offered |= passes ? bit : 0;
     if (keyword_is_masked(word, len))
@@ -340,12 +340,47 @@ static void note_ehlo_line(struct nq_session *session)
         take_offer(session);
 }
 
+/* RFC 2034, 4: "250 2.1.0 ok": class, subject and detail, in every reply of class 2, 4 or 5 but the greeting and those to HELO and
+ * EHLO. Its length, 0: there is none. */
+static uint32_t enhanced_code(const uint8_t *text, uint32_t len)
+{
+    uint32_t at = 0, dots = 0, digits = 0;
+    for (; at < len && (text[at] == '.' || (text[at] >= '0' && text[at] <= '9')); at++) {
+        digits = text[at] == '.' ? 0 : digits + 1;
+        dots += text[at] == '.';
+        if (digits > 3 || (text[at] == '.' && (at == 0 || text[at - 1] == '.')) || (!dots && digits > 1))
+            return 0;
+    }
+    return dots == 2 && digits && (at == len || text[at] == ' ') ? at : 0;
+}
+
+static void note_enhanced_code(struct nq_session *session, uint8_t verb)
+{
+    enum { BEHIND_THE_CODE = 4 };
+    const struct nq_line *line = &session->reply;
+    unsigned class = line->code / 100;
+    uint32_t kept = line->kept > BEHIND_THE_CODE ? line->kept - (uint32_t)BEHIND_THE_CODE : 0;
+    bool offered = session->offered >> KEYWORD_ENHANCEDSTATUSCODES & 1;
+    session->enhanced = 0;
+    if (verb == VERB_GREETING || verb_flags(verb) & VERB_GREETS || (class != 2 && class != 4 && class != 5))
+        return;
+    if (!enhanced_code(line->text + BEHIND_THE_CODE, kept))
+        session->enhanced = offered ? ENHANCED_MISSING : 0;
+    else if (line->text[BEHIND_THE_CODE] != (uint8_t)('0' + class))
+        session->enhanced = ENHANCED_WRONG;
+    else
+        session->enhanced = offered ? 0 : ENHANCED_NOT_OFFERED;
+    if (session->enhanced)
+        session->due |= (uint64_t)1 << MATCH_OF_ENHANCED_CODE;
+}
+
 static struct nq_said reply_ends(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor)
 {
     uint16_t code = session->reply.code;
     if (answers_early(session) && code != 421)
         return (struct nq_said){ .what = SAID_EARLY_REPLY, .why = REASON_EARLY_REPLY };
     bool was_opaque = session->mode == MODE_OPAQUE;
+    note_enhanced_code(session, awaited_head(session));
     session->masked_answered = false;
     bool fits = answer(session, policy, code);
     session->due |= (uint64_t)1 << MATCH_OF_REPLY_CODE;
@@ -420,7 +455,7 @@ static struct nq_said reply_due(struct nq_session *session)
     session->due &= session->due - 1;
     uint64_t value = match == MATCH_OF_INVALID_RECIPIENTS ? session->invalid : session->reply.code;
     return (struct nq_said){ .what = SAID_FACT, .match = match, .why = REASON_RULE, .value = value, .final = true,
-                             .back = session->reply.len };
+                             .word = match == MATCH_OF_ENHANCED_CODE ? session->enhanced : 0, .back = session->reply.len };
 }
 
 struct nq_said session_server(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor)

@@ -32,6 +32,12 @@ PARAMETERS = ("SIZE", "BODY", "SMTPUTF8", "RET", "ENVID", "NOTIFY", "ORCPT", "AU
 ENCODINGS = ("7BIT", "8BIT", "BASE64", "BINARY", "QUOTED-PRINTABLE")
 """RFC 2045, 6.1."""
 
+ARGUED = ("AUTH", "EHLO", "ETRN", "HELO", "LHLO")
+"""The verbs whose argument is looked at by `cmd syntax`."""
+
+ENHANCED_FAULTS = ("MISSING", "WRONG", "NOT-OFFERED")
+"""What may be wrong with the enhanced status code of a reply (RFC 2034)."""
+
 OTHERS = "OTHERS"
 """ASA's word for all that has no name of its own."""
 
@@ -72,6 +78,8 @@ _ALL = (
               needs_words=True),
     Criterion("cmd line length", COUNTED | WORDS, "a command line of more octets, its line end counted; with names: "
               "of these verbs only", "500 5.5.2 Line too long"),
+    Criterion("cmd syntax", NAMED, "an argument that its RFC does not allow: the mechanism of AUTH, the node of ETRN, "
+              "a name missing behind EHLO, HELO or LHLO", "501 5.5.4 Syntax error in the argument", ARGUED),
     Criterion("cmd RCPT count", COUNTED, "a RCPT that makes the recipients of a message more than this",
               "452 4.5.3 Too many recipients"),
     Criterion("cmd verb length", BELOW | MASK, "a command whose verb has fewer letters",
@@ -137,6 +145,9 @@ _ALL = (
               "552 5.3.4 Message is bigger than declared"),
     Criterion("ehlo-reply-parameter", NAMED | SERVER, "a line of the EHLO reply with one of these keywords; others: "
               "with one that is not among ehlo-keywords", "554 5.7.1 Session refused by policy", needs_words=True),
+    Criterion("enhanced status code", WORDS | SERVER, "a reply whose enhanced status code is missing though "
+              "ENHANCEDSTATUSCODES is offered, is of another class than the reply, or is there and was not offered",
+              "421 4.3.0 The server does not keep to its offers", ENHANCED_FAULTS),
     Criterion("reply code", CODES | SERVER, "a reply with one of these codes", "554 5.7.1 Session refused by policy"),
     Criterion("invalid-recipients count", ABOVE | SERVER, "more refused RCPTs in a session",
               "421 4.7.0 Too many invalid recipients"),
