@@ -38,6 +38,9 @@ pytestmark = [
 ]
 
 POLICY = "modern"
+LATE = {"drop.midstream", "drop.flow-is-closed", "drop.rst-sequence"}
+"""Drops behind a connection's end: what is left of connections that were not inspected, and what comes and goes where a
+client closes without reading the reply to QUIT, and its kernel answers that with RST."""
 ALL = frozenset({"PIPELINING", "STARTTLS", "AUTH", "8BITMIME", "DSN", "SMTPUTF8", "CHUNKING"})
 
 
@@ -101,9 +104,8 @@ def compared(request: pytest.FixtureRequest, lab_with_clients: tuple[Lab, tuple[
         with guarded(lab, POLICY) as guard:
             yield Compared(server, made, guard, without)
             counted = stop(guard)[0]
-    assert counted["dropped"] == counted["drop.midstream"], "late packets of earlier connections"
-    wanted = {"resets": 0, "events-lost": 0, "edits-lost": 0, "edits-skipped": 0, "verdicts-lost": 0}
-    assert {name: counted[name] for name in wanted} == wanted, {name: each for name, each in counted.items() if each}
+    wrong = ("drop.", "resets", "events-lost", "edits-lost", "edits-skipped", "verdicts-lost")
+    assert {name for name, each in counted.items() if each and name.startswith(wrong)} <= LATE
 
 
 def _selected(request: pytest.FixtureRequest) -> list[Scenario]:
