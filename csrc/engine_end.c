@@ -137,14 +137,14 @@ static bool may_reply(const struct nq_flow *flow, unsigned direction, const stru
 static void drop_connection(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, enum nq_reason reason)
 {
     engine_count(engine, COUNT_CONNECTIONS_DROPPED);
-    engine_report_end(engine, flow, direction, NQ_EVENT_MATCH, (uint8_t)reason);
+    engine_report_end(engine, flow, direction, NQ_EVENT_MATCH, (uint8_t)reason, false);
     flow_on(&engine->flows, flow, ON_REFUSED, engine->now);
     engine_finish(engine, flow, reason);
 }
 
 static void reset_both(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, enum nq_reason reason)
 {
-    engine_report_end(engine, flow, direction, NQ_EVENT_RESET, (uint8_t)reason);
+    engine_report_end(engine, flow, direction, NQ_EVENT_RESET, (uint8_t)reason, false);
     engine_count(engine, COUNT_RESETS);
     for (unsigned i = 0; i < 2; i++) {
         struct nq_speaker speaker = speaker_of(flow, i);
@@ -163,7 +163,7 @@ void engine_refuse(struct nq_engine *engine, struct nq_flow *flow, unsigned dire
     if (engine->ending && engine->ending->action == NQ_DO_DROP)
         drop_connection(engine, flow, direction, reason);
     else if (may_reply(flow, direction, view)) {
-        engine_report_end(engine, flow, direction, NQ_EVENT_REJECT, (uint8_t)reason);
+        engine_report_end(engine, flow, direction, NQ_EVENT_REJECT, (uint8_t)reason, false);
         refuse_with_reply(engine, flow, direction, view, reason);
     } else
         reset_both(engine, flow, direction, reason);

@@ -41,9 +41,9 @@ static enum nq_reason change_length(struct nq_engine *engine, struct nq_flow *fl
             edit_banner(view, line, said->from, said->to);
         break;
     case ACTION_REMOVE_LINE:
+        line->rule = judgement.rule ? (uint8_t)(1 + (judgement.rule - policy->rules)) : 0;
         if (room && edit_remove_line(view, patches, line, cursor, REASON_KEYWORD_REMOVED))
             break;
-        line->rule = judgement.rule ? (uint8_t)(1 + (judgement.rule - policy->rules)) : 0;
         if (!edit_mask_line(view, line, cursor, BEHIND_THE_CODE, judgement.reason))
             return judgement.reason;
         break;
@@ -111,7 +111,7 @@ static enum nq_reason mask_line(struct nq_engine *engine, struct nq_flow *flow, 
     line->rule = judgement.rule ? (uint8_t)(1 + (judgement.rule - flow->policy->rules)) : 0;
     line->dry_run = judgement.dry_run;
     if (judgement.dry_run) {
-        line->why = judgement.reason;
+        line->why = line->why ? line->why : judgement.reason;
         line->passed = skip;
         if (of_word(said))
             allow_word(line, said);
@@ -175,10 +175,26 @@ static void mask_banner(struct nq_session *session, const struct nq_policy *poli
 static void overwrite_banner(const struct nq_policy *policy, struct nq_view *view, struct nq_line *line,
                              const struct nq_said *said)
 {
+    bool before = view->edited;
+    view->edited = false;
     if (policy->banner == NQ_BANNER_MODERN)
         edit_banner_modern(view, line, said->from, said->to);
     else
         edit_banner(view, line, said->from, said->to);
+    line->passed += view->edited; /* whether anything of it changed */
+    view->edited |= before;
+}
+
+/* A dry run of a reset: told once of what goes on and on. */
+static void reset_not(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, uint8_t reason)
+{
+    if (direction == 0)
+        flow->session.client->command.dry_run = true; /* the scanner lets the octet pass */
+    if (reason == REASON_MAX_DATA && flow->session.max_data_told)
+        return;
+    flow->session.max_data_told |= reason == REASON_MAX_DATA;
+    engine_count(engine, COUNT_DRY_RUNS);
+    engine_report_end(engine, flow, direction, NQ_EVENT_RESET, reason, true);
 }
 
 /* Returns REASON_NONE, or why the flow must end. */
@@ -193,14 +209,21 @@ static enum nq_reason act(struct nq_engine *engine, struct nq_flow *flow, unsign
     case ACTION_OVERWRITE: edit_overwrite(view, said->from, said->to); break;
     case ACTION_OVERWRITE_BANNER: overwrite_banner(flow->policy, view, line, said); break;
     case ACTION_REPLACE_OCTET: return replace_octet(engine, flow, view, cursor, said, judgement);
-    case ACTION_REPORT: engine_report_line(engine, flow, direction, judgement.reason, cursor); break;
+    case ACTION_REPORT:
+        if (judgement.reason == REASON_BANNER && !line->passed && !line->dry_run)
+            break; /* there was nothing to hide */
+        engine_report_line(engine, flow, direction, judgement.reason, cursor);
+        break;
     case ACTION_TELL:
         if (said->what == SAID_ANSWER)
             engine_report_answer(engine, flow, (uint16_t)said->value);
         else
             engine_report_rule(engine, flow, direction, judgement, said, cursor, NULL);
         break;
-    case ACTION_RESET: return judgement.reason;
+    case ACTION_RESET:
+        if (judgement.dry_run)
+            reset_not(engine, flow, direction, judgement.reason);
+        return judgement.dry_run ? REASON_NONE : judgement.reason;
     case ACTION_END: return end_by_rule(engine, flow, direction, cursor, said, judgement);
     default: return change_length(engine, flow, direction, view, cursor, said, judgement);
     }
@@ -262,6 +285,8 @@ enum nq_reason engine_listen(struct nq_engine *engine, struct nq_flow *flow, uns
                                              : session_server(session, policy, cursor);
         if (said.what == SAID_WAIT)
             break;
+        if (said.match == MATCH_OF_TLS_STARTED && stream_holds_more(&flow->stream[0])) /* it came before the server agreed: CVE-2011-0411 */
+            said = (struct nq_said){ .what = SAID_INJECTION, .match = MATCH_OF_STARTTLS_INJECTION, .why = REASON_TLS_INJECTION };
         if (said.what == SAID_REPLY_LINE)
             remember_separator(&session->reply, cursor);
         enum nq_reason reason = judge_said(engine, flow, direction, view, cursor, &said);

@@ -82,7 +82,7 @@ static enum nq_reason judge_fresh(struct nq_engine *engine, struct nq_flow *flow
                                   uint8_t *fresh, uint32_t *taken)
 {
     struct nq_stream *stream = &flow->stream[direction];
-    bool was_opaque = flow->session.mode == MODE_OPAQUE, was_edited = view->edited;
+    bool was_edited = view->edited;
     bool over_ahead = stream_ahead_touches(stream, view);
     struct nq_cursor cursor = { .begin = fresh, .at = fresh, .end = view->payload + view->payload_len };
     view->edited = false;
@@ -90,8 +90,6 @@ static enum nq_reason judge_fresh(struct nq_engine *engine, struct nq_flow *flow
     *taken = (uint32_t)(cursor.at - fresh);
     if (reason)
         return reason;
-    if (!was_opaque && flow->session.mode == MODE_OPAQUE && stream_holds_more(&flow->stream[0]))
-        return REASON_TLS_INJECTION; /* CVE-2011-0411: it came before the server agreed */
     bool beyond_fin = (view->flags & NQ_FIN) && stream_ahead_beyond(stream, view->seq + view->payload_len);
     if (stream->ahead && (cursor.at < cursor.end || beyond_fin || (over_ahead && view->edited) || engine->patches.count))
         return REASON_AHEAD_WRONG;

@@ -151,6 +151,8 @@ void engine_report_line(struct nq_engine *engine, const struct nq_flow *flow, un
     const struct nq_line *line = line_of(session, direction);
     enum nq_event_type type = line_event(reason, direction);
     engine_count(engine, line->dry_run ? COUNT_DRY_RUNS : counts[type]);
+    if (line->rule && !flow->policy->rules[line->rule - 1].log)
+        return;
     struct nq_event *event = alert_begin(engine, flow, type, reason);
     if (!event)
         return;
@@ -184,7 +186,7 @@ void engine_report_rule(struct nq_engine *engine, const struct nq_flow *flow, un
     event_flow(event, flow, direction);
     event_rule(event, flow->policy, (uint8_t)(1 + (rule - flow->policy->rules)));
     event->dry_run = judgement.dry_run;
-    event->value = said->value;
+    event->value = match_flags(rule->match) & MATCH_ABOVE && !said->final ? rule->bound + 1 : said->value;
     event->bound = said->limit ? said->limit : rule->bound;
     event->code = direction == 1 ? session->reply.code : 0;
     event->line = direction == 1 ? session->replies - 1 : session->commands + !of_message(rule->match);
@@ -237,12 +239,13 @@ void engine_report_insertion(struct nq_engine *engine, const struct nq_flow *flo
 }
 
 void engine_report_end(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, enum nq_event_type type,
-                       uint8_t reason)
+                       uint8_t reason, bool dry_run)
 {
     struct nq_event *event = event_begin(engine, type, reason);
     if (!event)
         return;
     event_flow(event, flow, direction);
+    event->dry_run = dry_run;
     event->line = direction == 1 ? flow->session.replies
                                  : flow->session.commands + !(engine->ending && of_message(engine->ending->match));
     event->offset = engine->ended_at ? engine->ended_at - 1 : flow->stream[direction].decided;

@@ -149,15 +149,15 @@ static struct nq_judgement by_parameters(const struct nq_policy *policy, const s
     switch (said->what) {
     case SAID_VERB:
     case SAID_BAD_VERB: return by_words(policy, said);
-    case SAID_BAD_LINE: return judgement(ACTION_MASK_LINE, said->why);
-    case SAID_BAD_AUTH:
-    case SAID_TOO_LONG: return judgement(ACTION_RESET, said->why);
+    case SAID_BAD_LINE: return masked(policy, ACTION_MASK_LINE, said->why);
+    case SAID_BAD_AUTH: return masked(policy, ACTION_RESET, said->why);
+    case SAID_TOO_LONG: return judgement(ACTION_RESET, said->why); /* a bound of ours: a dry run, too, has it */
     case SAID_SPAN: return judgement(ACTION_OVERWRITE, 0);
     case SAID_COMMAND_END: return judgement(line->why ? ACTION_REPORT : ACTION_PASS, line->why);
     case SAID_MESSAGE: return masked(policy, inserts ? ACTION_INSERT_HEADER : ACTION_PASS, said->why);
     case SAID_BODY:
     case SAID_END_OF_DATA:
-        return too_much ? masked(policy, policy->dry_run ? ACTION_PASS : ACTION_RESET, REASON_MAX_DATA) : judgement(0, 0);
+        return too_much ? masked(policy, ACTION_RESET, REASON_MAX_DATA) : judgement(ACTION_PASS, 0);
     default: return judgement(ACTION_PASS, 0);
     }
 }
@@ -213,7 +213,7 @@ struct nq_judgement inspect_server(const struct nq_policy *policy, const struct 
     case SAID_REPLY_LINE:
         return judgement(phase == PHASE_REMOVE ? ACTION_REMOVE_AND_REPORT : why ? ACTION_REPORT : ACTION_PASS, why);
     case SAID_TRANSITION: return judgement(policy->rules_of[MATCH_OF_UNEXPECTED_REPLY] ? ACTION_PASS : ACTION_REPORT, said->why);
-    case SAID_INJECTION:
+    case SAID_INJECTION: return masked(policy, ACTION_RESET, said->why);
     case SAID_EARLY_REPLY: return judgement(ACTION_RESET, said->why);
     case SAID_ANSWER: return judgement(ACTION_TELL, 0);
     default: return judgement(ACTION_PASS, 0);

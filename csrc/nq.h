@@ -635,7 +635,7 @@ enum nq_mode {                  /* how the client's octets are to be read */
 
 struct nq_awaited {             /* a run of like commands whose replies are outstanding */
     uint8_t verb;               /* enum nq_verb */
-    uint8_t unused;
+    bool masked;                /* it became X, or what was left of it */
     uint16_t count;
 };
 
@@ -656,6 +656,7 @@ struct nq_client {
     bool begun;                 /* the line's first octet was looked at */
     bool argument_told;         /* HELO's name; the NUL at the cursor in an address */
     bool newline_told;          /* this line's end */
+    bool verb_told;             /* its verb, whole */
     bool last;                  /* BDAT's LAST */
     bool in_message;            /* a message has begun and has not ended */
     bool message_begins;        /* the next octet is the first of a message */
@@ -681,6 +682,7 @@ struct nq_session {
     uint8_t mode;               /* enum nq_mode */
     uint64_t due;               /* facts of the reply to be told, a bit for each match */
     bool transaction;           /* the server has accepted MAIL */
+    bool max_data_told;         /* a dry run: once is enough */
     bool lmtp;                  /* RFC 2033: as many replies to a message as it has recipients */
     uint8_t enhanced;           /* enum nq_enhanced, of the present reply */
     bool masked_answered;       /* the present reply answers a command that became X */
@@ -763,7 +765,7 @@ struct nq_said command_due(struct nq_session *session, const struct nq_policy *p
 
 void message_begin(struct nq_client *client, const struct nq_policy *policy, bool counted);
 /* The next fact that is due of the message. */
-struct nq_said message_due(struct nq_client *client, const struct nq_policy *policy);
+struct nq_said message_due(struct nq_client *client, const struct nq_policy *policy, const struct nq_cursor *cursor);
 /* SAID_END_OF_DATA: the octets consumed end the message (DATA) or the chunk (BDAT). */
 struct nq_said message_hear(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor);
 
@@ -1223,7 +1225,7 @@ void engine_report_drop(struct nq_engine *engine, const struct nq_flow *flow, un
                         const struct nq_view *view, enum nq_reason reason);
 /* The policy ends the flow: NQ_EVENT_RESET or NQ_EVENT_REJECT. */
 void engine_report_end(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, enum nq_event_type type,
-                       uint8_t reason);
+                       uint8_t reason, bool dry_run);
 void engine_report_flow(struct nq_engine *engine, struct nq_flow *flow, uint8_t reason);
 /* About the line that ended at cursor->at. */
 void engine_report_line(struct nq_engine *engine, const struct nq_flow *flow, unsigned direction, uint8_t reason,

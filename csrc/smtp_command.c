@@ -22,7 +22,7 @@ static void begin(struct nq_session *session, const struct nq_policy *policy)
     client->command = (struct nq_line){ 0 };
     client->fired &= policy->rules_of[MATCH_OF_CMD_RCPT_COUNT] | of_message;
     client->begun = true;
-    client->argument_told = client->newline_told = false;
+    client->argument_told = client->newline_told = client->verb_told = false;
     client->chunk_phase = client->letters = 0;
     client->malformed = false;
     client->node = 0;
@@ -68,6 +68,7 @@ static struct nq_said verb_is_known(struct nq_session *session, uint8_t verb)
     struct nq_client *client = session->client;
     uint32_t offer = offer_of(verb);
     client->due |= due(MATCH_OF_SHORT_VERB);
+    client->verb_told = true;
     if (offer && !(session->offered & offer))
         client->due |= due(MATCH_OF_NOT_OFFERED);
     if (verb == VERB_AUTH && session->server_offers >> KEYWORD_STARTTLS & 1)
@@ -88,13 +89,25 @@ static struct nq_said bad_verb(enum nq_reason why)
 
 /* ---- facts that are due ---- */
 
+/* Letters of the verb; of one that was masked before its end, by the line as it came. */
+static uint32_t verb_length(const struct nq_client *client)
+{
+    const struct nq_line *line = &client->command;
+    uint32_t len = 0;
+    if (client->verb_told)
+        return line->len + (line->phase == PHASE_WORD);
+    while (len < line->kept && line->text[len] != ' ' && line->text[len] != '\t' && line->text[len] != '\r')
+        len++;
+    return len;
+}
+
 static struct nq_said fill(const struct nq_session *session, struct nq_said said)
 {
     const struct nq_client *client = session->client;
     const struct nq_line *line = &client->command;
     switch (said.match) {
     case MATCH_OF_PIPELINED: said.word = client->behind; break;
-    case MATCH_OF_SHORT_VERB: said.value = line->len + (line->phase == PHASE_WORD); break;
+    case MATCH_OF_SHORT_VERB: said.value = verb_length(client); break;
     case MATCH_OF_NOT_OFFERED:
         said.word = line->len ? keyword_in(offer_of(line->word)) : (uint8_t)KEYWORD_PIPELINING;
         if (!said.word)
@@ -112,7 +125,11 @@ static struct nq_said fill(const struct nq_session *session, struct nq_said said
     case MATCH_OF_MAIL_RELAY:
     case MATCH_OF_HELO_REGEX: said.text = client->text; break;
     case MATCH_OF_AUTH_MECHANISM: said.word = client->mechanism; break;
-    case MATCH_OF_CMD_LINE_LENGTH: said.word = line->word, said.value = line->len + 1; break;
+    case MATCH_OF_CMD_LINE_LENGTH:
+        said.word = line->word;
+        said.value = line->len + 1;
+        said.final = client->newline_told;
+        break;
     default: break;
     }
     return said;
@@ -326,7 +343,11 @@ static struct nq_said hear_chunk(struct nq_session *session, struct nq_cursor *c
         at++;
     }
     scan_consume(&client->command, cursor, at);
-    return good ? nothing() : (struct nq_said){ .what = SAID_BAD_LINE, .why = offered ? REASON_CHUNK_SYNTAX : REASON_CHUNK };
+    if (!good && client->command.dry_run) /* told already; the server does not know it, or not like this */
+        client->command.word = VERB_PRIVATE;
+    return good || client->command.dry_run
+               ? nothing()
+               : (struct nq_said){ .what = SAID_BAD_LINE, .why = offered ? REASON_CHUNK_SYNTAX : REASON_CHUNK };
 }
 
 static struct nq_said hear_argument(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor)
@@ -371,19 +392,14 @@ static struct nq_said too_long(struct nq_session *session, const struct nq_polic
     return command_due(session, policy);
 }
 
-static bool ends_bare(const struct nq_line *line, const struct nq_cursor *cursor)
+/* What is known of a line once its LF is there. */
+static void at_line_end(struct nq_client *client, const struct nq_cursor *cursor)
 {
-    return *cursor->at == '\n' && !line->cr && line->len > 0;
-}
-
-static struct nq_said at_line_end(struct nq_session *session, struct nq_cursor *cursor)
-{
-    struct nq_client *client = session->client;
-    if (ends_bare(&client->command, cursor) && !client->newline_told) {
-        client->newline_told = true;
-        client->due |= due(MATCH_OF_WRONG_TERMINATION);
-    }
-    return nothing();
+    if (*cursor->at != '\n' || client->newline_told || !client->command.len)
+        return;
+    client->newline_told = true;
+    client->due |= due(MATCH_OF_CMD_LINE_LENGTH) | (client->verb_told ? 0 : due(MATCH_OF_SHORT_VERB)) |
+                   (client->command.cr ? 0 : due(MATCH_OF_WRONG_TERMINATION));
 }
 
 static struct nq_said said_of(struct nq_session *session, enum nq_token token)
@@ -411,7 +427,7 @@ struct nq_said command_hear(struct nq_session *session, const struct nq_policy *
     if (!client->begun)
         begin(session, policy);
     else
-        at_line_end(session, cursor);
+        at_line_end(client, cursor);
     struct nq_said said = command_due(session, policy);
     if (said.what)
         return said;

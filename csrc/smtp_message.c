@@ -78,17 +78,25 @@ static struct nq_said read_on(struct nq_client *client, const struct nq_policy *
     return mime_fact(client, said);
 }
 
-struct nq_said message_due(struct nq_client *client, const struct nq_policy *policy)
+/* Octets of the message up to the cursor; the scanner may have been further. */
+static uint64_t octets_before(const struct nq_client *client, const struct nq_cursor *cursor)
+{
+    uint64_t ahead = cursor->scanned > cursor->at ? (uint64_t)(cursor->scanned - cursor->at) : 0;
+    return client->data.octets[0] + client->data.octets[1] - ahead;
+}
+
+struct nq_said message_due(struct nq_client *client, const struct nq_policy *policy, const struct nq_cursor *cursor)
 {
     for (unsigned match = MATCH_OF_HEADER_LENGTH; match <= MATCH_OF_SIZE_EXCEEDED && client->due; match++) {
         bool is_due = client->due >> match & 1, header = match == MATCH_OF_HEADER_REGEX;
         client->due &= ~due((uint8_t)match);
         if (!is_due || !policy->rules_of[match])
             continue;
-        struct nq_said said = fact((uint8_t)match, 0, client->message);
-        said.final = header && !client->mime.in_header;
+        bool length = match == MATCH_OF_HEADER_LENGTH || match == MATCH_OF_BODY_LENGTH;
+        struct nq_said said = fact((uint8_t)match, 0, octets_before(client, cursor));
+        said.final = (header && !client->mime.in_header) || (length && !client->in_message);
         said.text = client->of_message[header];
-        if (match == MATCH_OF_HEADER_LENGTH || match == MATCH_OF_BODY_LENGTH)
+        if (length)
             said.value = client->data.octets[match == MATCH_OF_HEADER_LENGTH];
         if (match == MATCH_OF_SIZE_EXCEEDED)
             said.value = client->message, said.limit = client->declared;
@@ -121,6 +129,7 @@ static struct nq_said ends(struct nq_session *session)
 {
     struct nq_client *client = session->client;
     client->in_message = false;
+    client->due |= due(MATCH_OF_HEADER_LENGTH) | due(MATCH_OF_BODY_LENGTH); /* what was not too long never will be */
     session->messages++;
     if (client->declared && client->message > client->declared)
         client->due |= due(MATCH_OF_SIZE_EXCEEDED);

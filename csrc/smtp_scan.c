@@ -60,14 +60,17 @@ static enum nq_token scan_rest(struct nq_line *line, struct nq_cursor *cursor)
     uint8_t *at = cursor->at;
     size_t room = NQ_COMMAND_LINE_MAX - line->len;
     const uint8_t *limit = (size_t)(cursor->end - at) < room ? cursor->end : at + room;
-    while (at < limit && *at != '\n' && *at != '\r' && *at != 0)
+    while (at < limit && *at != '\n' && *at != '\r' && (*at || line->dry_run))
         at++;
-    if (at > cursor->at)
+    bool taken = at > cursor->at;
+    if (taken)
         scan_consume(line, cursor, at);
     if (at == limit)
         return at == cursor->end ? TOKEN_NONE : TOKEN_TOO_LONG;
     if (*at == 0)
         return TOKEN_NUL;
+    if (taken && *at == '\n')
+        return TOKEN_NONE; /* bare: the caller looks at it before it is taken, as it would in another cut */
     if (*at == '\n')
         return end_line(line, cursor);
     scan_consume(line, cursor, at + 1);
@@ -135,7 +138,7 @@ enum nq_token scan_command(struct nq_line *line, const struct nq_automaton *verb
     begin_line(line);
     if (line->phase == PHASE_OVERWRITE)
         return line->len < NQ_COMMAND_LINE_MAX ? scan_overwrite(line, cursor) : TOKEN_TOO_LONG;
-    if (line->cr && *cursor->at != '\n')
+    if (line->cr && *cursor->at != '\n' && !line->dry_run)
         return TOKEN_BARE_CR;
     if (line->phase == PHASE_REST)
         return scan_rest(line, cursor);
@@ -147,7 +150,7 @@ enum nq_token scan_command(struct nq_line *line, const struct nq_automaton *verb
 enum nq_token scan_line(struct nq_line *line, struct nq_cursor *cursor)
 {
     begin_line(line);
-    return line->cr && *cursor->at != '\n' ? TOKEN_BARE_CR : scan_rest(line, cursor);
+    return line->cr && *cursor->at != '\n' && !line->dry_run ? TOKEN_BARE_CR : scan_rest(line, cursor);
 }
 
 /* Inside the three digits and the octet behind them (RFC 5321, 4.2). A line without a code is none of ours to judge. */

@@ -27,16 +27,16 @@ static uint8_t awaited_tail(struct nq_session *session)
     return session->awaited_runs ? awaited_at(session, session->awaited_runs - 1u)->verb : VERB_NONE;
 }
 
-static void await(struct nq_session *session, uint8_t verb)
+static void await(struct nq_session *session, uint8_t verb, bool masked)
 {
     if (session->awaited_runs) {
         struct nq_awaited *last = awaited_at(session, session->awaited_runs - 1u);
-        if (last->verb == verb && last->count < UINT16_MAX) {
+        if (last->verb == verb && last->masked == masked && last->count < UINT16_MAX) {
             last->count++;
             return;
         }
     }
-    *awaited_at(session, session->awaited_runs++) = (struct nq_awaited){ .verb = verb, .count = 1 };
+    *awaited_at(session, session->awaited_runs++) = (struct nq_awaited){ .verb = verb, .masked = masked, .count = 1 };
 }
 
 static void answered(struct nq_session *session)
@@ -45,7 +45,7 @@ static void answered(struct nq_session *session)
     if (!session->awaited_runs)
         return;
     session->answered += verb != VERB_GREETING && verb != VERB_MESSAGE;
-    session->masked_answered = verb == VERB_MASKED;
+    session->masked_answered = awaited_at(session, 0)->masked;
     if (--awaited_at(session, 0)->count)
         return;
     session->awaited_first = (uint8_t)((session->awaited_first + 1) % NQ_AWAITED);
@@ -115,7 +115,7 @@ static void session_enter(struct nq_session *session, const struct nq_policy *po
 void session_begin(struct nq_session *session)
 {
     memset(session, 0, sizeof *session);
-    await(session, VERB_GREETING);
+    await(session, VERB_GREETING, false);
 }
 
 bool session_waits(const struct nq_session *session)
@@ -165,7 +165,7 @@ static struct nq_said command_ends(struct nq_session *session, const struct nq_p
     bool masked = line->phase == PHASE_OVERWRITE;
     uint8_t verb = masked && !line->word ? VERB_MASKED : line->word;
     session->commands++;
-    await(session, verb);
+    await(session, verb, masked);
     if (verb_flags(verb) & VERB_WAITS)
         session_enter(session, policy, MODE_WAIT);
     if (verb == VERB_BDAT && !masked)
@@ -193,7 +193,7 @@ static void await_message(struct nq_session *session)
 {
     uint32_t replies = session->lmtp && session->client->accepted ? session->client->accepted : 1;
     while (replies--)
-        await(session, VERB_MESSAGE);
+        await(session, VERB_MESSAGE, false);
 }
 
 static struct nq_said hear_message(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor)
@@ -213,7 +213,7 @@ static struct nq_said hear_message(struct nq_session *session, const struct nq_p
 struct nq_said session_client(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor)
 {
     uint8_t *from = cursor->at;
-    struct nq_said said = message_due(session->client, policy);
+    struct nq_said said = message_due(session->client, policy, cursor);
     if (said.what || session_waits(session)) {
         said = said.what ? said : command_due(session, policy);
         if (!said.what)
@@ -374,6 +374,11 @@ static void note_enhanced_code(struct nq_session *session, uint8_t verb)
         session->due |= (uint64_t)1 << MATCH_OF_ENHANCED_CODE;
 }
 
+static struct nq_said injection(void)
+{
+    return (struct nq_said){ .what = SAID_INJECTION, .match = MATCH_OF_STARTTLS_INJECTION, .why = REASON_TLS_INJECTION };
+}
+
 static struct nq_said reply_ends(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor)
 {
     uint16_t code = session->reply.code;
@@ -387,7 +392,7 @@ static struct nq_said reply_ends(struct nq_session *session, const struct nq_pol
     if (session->mode == MODE_OPAQUE && !was_opaque) {
         session->due |= (uint64_t)1 << MATCH_OF_TLS_STARTED;
         if (cursor->at < cursor->end)
-            return (struct nq_said){ .what = SAID_INJECTION, .match = MATCH_OF_STARTTLS_INJECTION, .why = REASON_TLS_INJECTION };
+            return injection();
     }
     if (fits)
         return (struct nq_said){ .what = SAID_REPLY_LINE };
@@ -464,7 +469,10 @@ struct nq_said session_server(struct nq_session *session, const struct nq_policy
     struct nq_said said = { .what = SAID_NOTHING };
     if (session->due || session->masked_answered)
         said = reply_due(session);
-    else if (session->mode == MODE_OPAQUE)
+    else if (session->mode == MODE_OPAQUE && !session->hello[0].octets) {
+        cursor->at = cursor->end; /* TLS is the client's to begin (RFC 8446, 4.1.2) */
+        said = injection();
+    } else if (session->mode == MODE_OPAQUE)
         hear_tls(&session->hello[1], HELLO_SERVER, cursor);
     else
         said = hear_reply(session, policy, cursor);

@@ -42,6 +42,9 @@ DEEDS: dict[Action, str] = {
 REFUSING = ("reject", "rate-limit")
 """The actions behind which a client reads a reply."""
 
+TOLD_AFTERWARDS = {"truncated command", "silent server"}
+"""Matches that are known once the connection is over: nothing is left to be done about it."""
+
 MAX_MATCHES = 64
 MAX_REGEXES = 8
 MAX_CODES = 8
@@ -155,6 +158,8 @@ def actions(criterion: Criterion) -> list[Action]:
         refused.add("remove")
     if not criterion.reply:
         refused |= {"reject", "rate-limit"}
+    if criterion.name in TOLD_AFTERWARDS:
+        refused |= {"drop-connection", "reset", "reject", "rate-limit"}
     return [action for action in ACTIONS if action not in refused]
 
 
