@@ -11,7 +11,7 @@ import pytest
 import sanitized
 
 TEST = re.compile(r"^TEST\((\w+)\)", re.MULTILINE)
-SUPPORT = [sanitized.TESTS / name for name in ("harness.c", "wire.c", "feed.c", "every_match.c")]
+SUPPORT = [sanitized.TESTS / name for name in ("harness.c", "wire.c", "feed.c", "every_match.c", "told.c")]
 RUNNER = sanitized.TESTS / "runner.c"
 OPTIONS = os.environ | {"UBSAN_OPTIONS": "print_stacktrace=1"}
 

@@ -99,16 +99,23 @@ static const char *text_of(uint8_t match)
     }
 }
 
+static unsigned slot_of(uint8_t match)
+{
+    unsigned slot = 0;
+    for (uint8_t before = 0; before < match; before++)
+        slot += (match_flags(before) & MATCH_REGEX) != 0;
+    return slot;
+}
+
 static struct nq_rule_spec rule_of(uint8_t match, const char *name)
 {
     static const char *words_of_a_kind[][1] = { { "SIZE" }, { "BASE64" }, { "PLAIN" }, { "RSET" } };
     struct nq_rule_spec rule = { .name = name, .match = match, .rate = 1, .reply = "554 5.7.1 No", .log = 1 };
     uint8_t flags = match_flags(match);
-    bool once = flags & MATCH_REGEX;
     if (flags & (MATCH_ABOVE | MATCH_BELOW))
         rule.bound = bound_of(match);
-    if (once)
-        rule.regex = literal(match % LITERALS, text_of(match));
+    if (flags & MATCH_REGEX)
+        rule.regex = literal(slot_of(match), text_of(match));
     if (flags & MATCH_CODES)
         rule.codes = codes, rule.code_pairs = 2;
     const char **words = match == MATCH_OF_PARAMETER || match == MATCH_OF_EHLO_PARAMETER ? words_of_a_kind[0]
@@ -143,7 +150,7 @@ struct nq_policy *every_match(enum manner manner, uint32_t part)
         .name = "every-match", .verbs = verbs, .verb_count = sizeof verbs / sizeof *verbs, .keywords = keywords,
         .keyword_count = sizeof keywords / sizeof *keywords, .mask_verbs = 1, .mask_keywords = manner == EDITS,
         .remove_keywords = manner == EDITS, .banner = NQ_BANNER_MODERN, .alert = 1, .audit_trail = 1, .dry_run = manner == DRY,
-        .rules = rules, .rule_count = count, .refusal = "554 5.7.1 Refused",
+        .rules = rules, .rule_count = count, .refusal = manner == ENDS ? "554 5.7.1 Refused" : NULL,
     };
     struct nq_policy *policy = nq_policy_new(&spec, error);
     if (!policy)
