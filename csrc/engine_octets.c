@@ -83,7 +83,6 @@ static enum nq_reason judge_fresh(struct nq_engine *engine, struct nq_flow *flow
 {
     struct nq_stream *stream = &flow->stream[direction];
     bool was_edited = view->edited;
-    bool over_ahead = stream_ahead_touches(stream, view);
     struct nq_cursor cursor = { .begin = fresh, .at = fresh, .end = view->payload + view->payload_len };
     view->edited = false;
     enum nq_reason reason = engine_listen(engine, flow, direction, view, &cursor);
@@ -91,7 +90,8 @@ static enum nq_reason judge_fresh(struct nq_engine *engine, struct nq_flow *flow
     if (reason)
         return reason;
     bool beyond_fin = (view->flags & NQ_FIN) && stream_ahead_beyond(stream, view->seq + view->payload_len);
-    if (stream->ahead && (cursor.at < cursor.end || beyond_fin || (over_ahead && view->edited) || engine->patches.count))
+    bool wrong = view->edited && stream_ahead_differs(stream, view); /* an edit beside them is none of theirs */
+    if (stream->ahead && (cursor.at < cursor.end || beyond_fin || wrong || engine->patches.count))
         return REASON_AHEAD_WRONG;
     view->edited |= was_edited;
     reason = store_patched(engine, stream, view, fresh, *taken);

@@ -910,6 +910,8 @@ enum nq_reason stream_go_ahead(struct nq_stream *stream, struct nq_pool *pool, c
 /* Do octets that went ahead cover the whole segment, or touch it at all? */
 bool stream_ahead_covers(const struct nq_stream *stream, const struct nq_view *view);
 bool stream_ahead_touches(const struct nq_stream *stream, const struct nq_view *view);
+/* Does an octet of the segment differ from the one that went ahead there? */
+bool stream_ahead_differs(const struct nq_stream *stream, const struct nq_view *view);
 /* Has an octet gone ahead that lies at `end` or behind it? */
 bool stream_ahead_beyond(const struct nq_stream *stream, uint32_t end);
 /* The octets that went ahead and begin at next, to be judged now; NULL where there are none. What was decided meanwhile is

@@ -305,6 +305,17 @@ bool stream_ahead_touches(const struct nq_stream *stream, const struct nq_view *
     return false;
 }
 
+bool stream_ahead_differs(const struct nq_stream *stream, const struct nq_view *view)
+{
+    uint32_t end = view->seq + view->payload_len;
+    for (const struct nq_extent *extent = stream->ahead; extent && seq_before(extent->seq, end); extent = extent->next) {
+        uint32_t from = seq_max(extent->seq, view->seq), to = seq_min(extent->seq + extent->len, end);
+        if (seq_before(from, to) && memcmp(extent->data + (from - extent->seq), view->payload + (from - view->seq), to - from))
+            return true;
+    }
+    return false;
+}
+
 bool stream_ahead_beyond(const struct nq_stream *stream, uint32_t end)
 {
     for (const struct nq_extent *extent = stream->ahead; extent; extent = extent->next)

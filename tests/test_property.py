@@ -25,7 +25,7 @@ REACHED = [
     "banners-replaced", "headers-inserted", "edits-skipped", "messages", "resets", "drop.memory", "drop.held-limit",
     "drop.held-already", "drop.ack-beyond", "drop.outside-window", "drop.wrong-interface", "drop.rst-sequence",
     "drop.data-after-fin", "drop.sent-before-reply", "drop.incomplete-verb", "drop.ehlo-keyword", "drop.bare-cr",
-    "drop.forwarded-octet-wrong",
+    "drop.forwarded-octet-wrong", "octets-replaced",
 ]
 
 

@@ -36,6 +36,7 @@ struct reading {
     bool complete;
     bool itself;                /* out is judged against itself */
     bool verb_cut, return_cut, keyword_cut;     /* a reset is to be expected if only the line's end is left to edit */
+    bool dot_cut;               /* likewise: CRLF.CR had left, and no LF follows */
     bool auth_broken;           /* a reset is to be expected: an AUTH exchange held a bare CR or a NUL */
 };
 
@@ -237,6 +238,37 @@ static uint32_t message_len(const struct reading *reading)
     return 0;
 }
 
+/* The octet of message data at `at` is a newline, or half of one, that a receiver may take for a line's end and another does not. */
+static bool is_bare(const uint8_t *in, uint32_t at, uint32_t len, bool before)
+{
+    if (in[at] == '\n')
+        return !before || in[at - 1] != '\r';
+    return in[at] == '\r' && at + 1 < len && in[at + 1] != '\n';
+}
+
+/* Bare newlines have become blanks; a CR may have left before it was known to be bare, and then a dot behind it is a blank. A NUL may
+ * have become one at a line's beginning. What CRLF.CR opens that has left can only be ended. */
+static void read_defused(struct reading *reading, uint32_t len)
+{
+    const uint8_t *in = reading->in + reading->i, *out = reading->out + reading->o;
+    uint32_t left = reading->out_len - reading->o, n = len < left ? len : left;
+    for (uint32_t at = 0; at < n; at++) {
+        bool bare = is_bare(in, at, len, at > 0), cr_left = at && in[at - 1] == '\r' && out[at - 1] == '\r';
+        bool blank = out[at] == ' ' && (bare || in[at] == 0 || (in[at] == '.' && cr_left));
+        bool same = out[at] == in[at] && !(bare && in[at] == '\n') && !(in[at] == '.' && cr_left);
+        if (blank || same)
+            continue;
+        reading->i += at;
+        reading->o += at;
+        differs(reading, "message data without bare newlines");
+    }
+    for (uint32_t at = 0; at + 3 < len; at++)
+        reading->dot_cut |= in[at] == '.' && in[at + 1] == '\r' && in[at + 2] != '\n' &&
+                            (at == 0 || (at >= 2 && in[at - 1] == '\n' && in[at - 2] == '\r'));
+    reading->i += len;
+    reading->o += n;
+}
+
 /* Returns whether its end was there. */
 static bool read_message(struct reading *reading)
 {
@@ -251,7 +283,11 @@ static bool read_message(struct reading *reading)
             expect(reading, "\r\n", 2, "the end of the header that is inserted");
         }
     }
-    same(reading, len ? len : reading->in_len - reading->i, "message data");
+    uint32_t octets = len ? len : reading->in_len - reading->i;
+    if (reading->sim->plan.rules->defuses)
+        read_defused(reading, octets);
+    else
+        same(reading, octets, "message data");
     return len > 0;
 }
 
@@ -485,6 +521,7 @@ static void explain_resets(struct sim *sim, const struct reading *client, const 
                      (client->return_cut && gate_count(sim, REASON_BARE_CR)) ||
                      (client->auth_broken && (gate_count(sim, REASON_BARE_CR) || gate_count(sim, REASON_NUL))) ||
                      (server->keyword_cut && gate_count(sim, REASON_KEYWORD)) ||
+                     (client->dot_cut && gate_count(sim, REASON_RULE)) ||
                      (wrong && (sim->plan.behind_body || sim->plan.talks_ahead));
     for (enum nq_reason reason = 0; reason < REASONS; reason++)
         if (gate_count(sim, reason))

@@ -12,13 +12,14 @@ static const char *const offered[] = { "8BITMIME", "AUTH", "BINARYMIME", "CHECKP
 static const char *const nothing[] = { NULL };
 
 static const struct rules all_rules[] = {
-    { "ios-esmtp", esmtp, nothing, false, false, NQ_BANNER_PASS, NULL, NULL },
-    { "asa", esmtp, offered, true, false, NQ_BANNER_ASA, NULL, NULL },
-    { "tls", with_tls, offered, true, false, NQ_BANNER_PASS, NULL, NULL },
+    { "ios-esmtp", esmtp, nothing, false, false, NQ_BANNER_PASS, NULL, NULL, false },
+    { "asa", esmtp, offered, true, false, NQ_BANNER_ASA, NULL, NULL, false },
+    { "tls", with_tls, offered, true, false, NQ_BANNER_PASS, NULL, NULL, false },
     { "longer", esmtp, offered, true, true, NQ_BANNER_TEXT, "mail gateway, nothing to see here, ESMTP",
-      "X-Gateway: inspected, and found to be in order" },
-    { "shorter", with_tls, offered, true, true, NQ_BANNER_TEXT, "x", NULL },
-    { "header", esmtp, nothing, false, false, NQ_BANNER_ASA, NULL, "X-G: 1" },
+      "X-Gateway: inspected, and found to be in order", false },
+    { "shorter", with_tls, offered, true, true, NQ_BANNER_TEXT, "x", NULL, false },
+    { "header", esmtp, nothing, false, false, NQ_BANNER_ASA, NULL, "X-G: 1", false },
+    { "newlines", with_tls, offered, true, false, NQ_BANNER_PASS, NULL, NULL, true },
 };
 enum { RULES = sizeof all_rules / sizeof *all_rules };
 
@@ -38,6 +39,11 @@ static uint32_t count(const char *const *words)
     return n;
 }
 
+static const struct nq_rule_spec defusing[] = {
+    { .name = "smuggling", .match = MATCH_OF_SMUGGLING, .action = NQ_DO_REPLACE, .log = 1 },
+    { .name = "bare-newline", .match = MATCH_OF_BARE_NEWLINE, .action = NQ_DO_REPLACE },
+};
+
 static struct nq_policy *compiled(uint32_t index)
 {
     const struct rules *rules = &all_rules[index];
@@ -47,6 +53,7 @@ static struct nq_policy *compiled(uint32_t index)
         .keywords = (const char **)rules->keywords, .keyword_count = count(rules->keywords), .mask_verbs = 1,
         .mask_keywords = rules->mask_keywords, .remove_keywords = rules->remove_keywords, .banner = rules->banner,
         .banner_text = rules->banner_text, .insert_header = rules->header,
+        .rules = defusing, .rule_count = rules->defuses ? 2 : 0,
     };
     if (!policies[index])
         policies[index] = nq_policy_new(&spec, error);

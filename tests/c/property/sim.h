@@ -34,6 +34,7 @@ struct rules {                  /* a policy, in the oracle's words */
     bool mask_keywords, remove_keywords;
     uint8_t banner;             /* enum nq_banner */
     const char *banner_text, *header;
+    bool defuses;               /* bare newlines in message data become blanks */
 };
 
 enum { CLIENT_TO_GATE = 0, SERVER_TO_GATE, GATE_TO_CLIENT, GATE_TO_SERVER, HOPS };
