@@ -281,12 +281,13 @@ enum nq_reason engine_listen(struct nq_engine *engine, struct nq_flow *flow, uns
     struct nq_session *session = &flow->session;
     engine->patches.count = 0;
     while (cursor->at < cursor->end || session_due(session, direction, cursor)) {
+        bool was_opaque = session->mode == MODE_OPAQUE;
         struct nq_said said = direction == 0 ? session_client(session, policy, cursor)
                                              : session_server(session, policy, cursor);
         if (said.what == SAID_WAIT)
             break;
-        if (said.match == MATCH_OF_TLS_STARTED && stream_holds_more(&flow->stream[0])) /* it came before the server agreed: CVE-2011-0411 */
-            said = (struct nq_said){ .what = SAID_INJECTION, .match = MATCH_OF_STARTTLS_INJECTION, .why = REASON_TLS_INJECTION };
+        if (!was_opaque && session->mode == MODE_OPAQUE && stream_holds_more(&flow->stream[0]))
+            said = session_injection(); /* it came before the server agreed: CVE-2011-0411 */
         if (said.what == SAID_REPLY_LINE)
             remember_separator(&session->reply, cursor);
         enum nq_reason reason = judge_said(engine, flow, direction, view, cursor, &said);

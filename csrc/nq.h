@@ -739,6 +739,8 @@ void session_begin(struct nq_session *session);
  * SAID_WAIT. The client's side needs session->client. */
 struct nq_said session_client(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor);
 struct nq_said session_server(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor);
+/* What to say of octets that came before TLS could begin. */
+struct nq_said session_injection(void);
 /* Is there more to say, though no octets are left? */
 bool session_due(const struct nq_session *session, unsigned direction, const struct nq_cursor *cursor);
 /* Must the client's next octets wait for the server? */

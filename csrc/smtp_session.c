@@ -210,13 +210,26 @@ static struct nq_said hear_message(struct nq_session *session, const struct nq_p
     return said;
 }
 
+/* Told once the client speaks TLS: until then the server's 220 may be followed by anything. */
+static struct nq_said hear_client_tls(struct nq_session *session, struct nq_cursor *cursor)
+{
+    bool seen = hello_seen(&session->hello[0]);
+    uint64_t behind = (uint64_t)(cursor->end - cursor->at) - (NQ_HELLO_OCTETS - session->hello[0].octets);
+    hear_tls(&session->hello[0], HELLO_CLIENT, cursor);
+    if (seen || !hello_seen(&session->hello[0]))
+        return (struct nq_said){ .what = SAID_NOTHING };
+    return (struct nq_said){ .what = SAID_FACT, .match = MATCH_OF_TLS_STARTED, .why = REASON_RULE, .final = true,
+                             .back = behind };
+}
+
 struct nq_said session_client(struct nq_session *session, const struct nq_policy *policy, struct nq_cursor *cursor)
 {
     uint8_t *from = cursor->at;
     struct nq_said said = message_due(session->client, policy, cursor);
-    if (said.what || session_waits(session)) {
+    bool in_message = session->mode == MODE_DATA || session->mode == MODE_CHUNK, waits = session_waits(session);
+    if (said.what || waits || (cursor->at == cursor->end && !in_message)) {
         said = said.what ? said : command_due(session, policy);
-        if (!said.what)
+        if (!said.what && waits)
             said.what = SAID_WAIT;
     } else
         switch (session->mode) {
@@ -224,7 +237,7 @@ struct nq_said session_client(struct nq_session *session, const struct nq_policy
         case MODE_CHUNK:
         case MODE_DATA: said = hear_message(session, policy, cursor); break;
         case MODE_AUTH: said = hear_auth(session, policy, cursor); break;
-        default: hear_tls(&session->hello[0], HELLO_CLIENT, cursor); break;
+        default: said = hear_client_tls(session, cursor); break;
         }
     said.from = from;
     said.to = cursor->at;
@@ -276,8 +289,13 @@ static void take_answer(struct nq_session *session, uint8_t verb, uint16_t code)
 /* A complete reply. False where its code fits no command that the client has sent. */
 static bool answer(struct nq_session *session, const struct nq_policy *policy, uint16_t code)
 {
-    if (code == 421) /* RFC 5321, 3.8: at any time, and the server closes */
+    if (code == 421) { /* RFC 5321, 3.8: at any time, and the server closes: it will say nothing else that anybody waits for */
+        while (session->mode == MODE_WAIT && session->awaited_runs)
+            answered(session);
+        if (session->mode == MODE_WAIT)
+            session_enter(session, policy, MODE_COMMAND);
         return true;
+    }
     bool steers = code == 354 || code == 334;
     if (steers && session->mode == MODE_WAIT && awaited_head(session) != awaited_tail(session))
         answer_all_but_last(session);
@@ -374,7 +392,7 @@ static void note_enhanced_code(struct nq_session *session, uint8_t verb)
         session->due |= (uint64_t)1 << MATCH_OF_ENHANCED_CODE;
 }
 
-static struct nq_said injection(void)
+struct nq_said session_injection(void)
 {
     return (struct nq_said){ .what = SAID_INJECTION, .match = MATCH_OF_STARTTLS_INJECTION, .why = REASON_TLS_INJECTION };
 }
@@ -390,9 +408,8 @@ static struct nq_said reply_ends(struct nq_session *session, const struct nq_pol
     bool fits = answer(session, policy, code);
     session->due |= (uint64_t)1 << MATCH_OF_REPLY_CODE;
     if (session->mode == MODE_OPAQUE && !was_opaque) {
-        session->due |= (uint64_t)1 << MATCH_OF_TLS_STARTED;
         if (cursor->at < cursor->end)
-            return injection();
+            return session_injection();
     }
     if (fits)
         return (struct nq_said){ .what = SAID_REPLY_LINE };
@@ -471,7 +488,7 @@ struct nq_said session_server(struct nq_session *session, const struct nq_policy
         said = reply_due(session);
     else if (session->mode == MODE_OPAQUE && !session->hello[0].octets) {
         cursor->at = cursor->end; /* TLS is the client's to begin (RFC 8446, 4.1.2) */
-        said = injection();
+        said = session_injection();
     } else if (session->mode == MODE_OPAQUE)
         hear_tls(&session->hello[1], HELLO_SERVER, cursor);
     else

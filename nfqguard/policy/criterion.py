@@ -156,7 +156,8 @@ _ALL = (
     Criterion("starttls stripped", SERVER, "an EHLO reply in which somebody before us overwrote a keyword with X",
               "421 4.7.0 TLS is not to be had on this path"),
     Criterion("starttls injection", SERVER, "octets in clear, from either end, between STARTTLS and TLS"),
-    Criterion("tls started", SERVER, "the server's 220 to STARTTLS: from here on nothing is inspected"),
+    Criterion("tls started", SERVER, "the client's TLS hello behind the server's 220 to STARTTLS: from here on nothing "
+              "is inspected"),
     Criterion("silent server", SERVER, "a server that sends no greeting", "421 4.4.1 The server does not answer"),
 )
 
