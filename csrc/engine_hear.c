@@ -99,6 +99,13 @@ static bool of_word(const struct nq_said *said)
            said->what == SAID_BAD_KEYWORD;
 }
 
+/* Has a number of BDAT left already? Servers read it though X follows ("10XX" is 10 to sscanf), and count octets where commands
+ * are heard here. */
+static bool number_has_left(const struct nq_line *line, unsigned direction, const struct nq_cursor *cursor)
+{
+    return direction == 0 && line->word == VERB_BDAT && line->len > sizeof "BDAT " - 1 + (size_t)(cursor->at - cursor->begin);
+}
+
 /* Returns REASON_NONE, or why the flow must end. */
 static enum nq_reason mask_line(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view,
                                 const struct nq_cursor *cursor, const struct nq_said *said, struct nq_judgement judgement)
@@ -117,7 +124,7 @@ static enum nq_reason mask_line(struct nq_engine *engine, struct nq_flow *flow, 
             allow_word(line, said);
         return REASON_NONE;
     }
-    if (edit_mask_line(view, line, cursor, skip, judgement.reason))
+    if (!number_has_left(line, direction, cursor) && edit_mask_line(view, line, cursor, skip, judgement.reason))
         return REASON_NONE;
     engine->ending = judgement.rule;
     return judgement.reason;
@@ -259,6 +266,8 @@ static enum nq_reason judge_said(struct nq_engine *engine, struct nq_flow *flow,
                                    : inspect_server(flow->policy, session, said, fired);
         reason = judgement.action ? act(engine, flow, direction, view, cursor, said, judgement) : REASON_NONE;
     } while (!reason && judgement.more);
+    if (said->match == MATCH_OF_CMD_RCPT_COUNT && said->what == SAID_FACT) /* told once, and acted on at each recipient */
+        *fired &= ~(flow->policy->rules_of[said->match] & flow->policy->rules_that_act);
     if (reason)
         engine->ended_at = flow->stream[direction].decided + (uint64_t)(cursor->at - cursor->begin) + 1;
     return reason;

@@ -96,6 +96,21 @@ static enum nq_action action_of(const struct nq_rule *rule)
     }
 }
 
+/* A rule that changes nothing decides nothing either: what the policy is made of has its say as if the rule were not there.
+ * Where the whole policy changes nothing, an edit is told as such, and what would have ended the flow leaves no rule to ask. */
+static struct nq_judgement told_only(const struct nq_policy *policy, const struct nq_said *said, struct nq_judgement judged,
+                                     uint64_t *fired)
+{
+    bool edits = judged.action == ACTION_PASS || judged.action == ACTION_MASK_LINE || judged.action == ACTION_REMOVE_LINE;
+    if (policy->dry_run && edits)
+        return judged;
+    if (policy->dry_run && !judged.more)
+        *fired |= policy->rules_of[said->match];
+    judged.action = ACTION_TELL;
+    judged.more = said->what != SAID_INJECTION; /* else the flow would be reset though the rule only tries that */
+    return judged;
+}
+
 /* The first rule that matches and has not had its say; rule NULL: there is none. */
 static struct nq_judgement ask_rules(const struct nq_policy *policy, const struct nq_said *said, uint64_t *fired)
 {
@@ -109,10 +124,7 @@ static struct nq_judgement ask_rules(const struct nq_policy *policy, const struc
         judged.rule = rule;
         judged.dry_run = rule->dry_run && judged.action != ACTION_TELL;
         judged.more = rule->action == NQ_DO_LOG || rule->action == NQ_DO_RATE_LIMIT;
-        if (judged.dry_run && judged.action != ACTION_PASS && judged.action != ACTION_MASK_LINE &&
-            judged.action != ACTION_REMOVE_LINE)
-            judged.action = ACTION_TELL;
-        return judged;
+        return judged.dry_run ? told_only(policy, said, judged, fired) : judged;
     }
     return (struct nq_judgement){ .action = ACTION_PASS };
 }

@@ -368,6 +368,7 @@ struct nq_policy {
     uint32_t rule_count;
     struct nq_rule rules[NQ_RULES];
     uint64_t rules_of[MATCHES]; /* bits: places in rules */
+    uint64_t rules_that_act;    /* likewise: those that do more than tell */
     struct nq_expressions expressions[SUBJECTS];
     struct nq_mime_policy mime;
     bool reads_mime;            /* a rule looks at header fields, MIME parts or the text of a message */
@@ -653,6 +654,7 @@ struct nq_client {
     uint8_t letters;            /* of AUTH's mechanism; 21: too many */
     bool malformed;             /* the argument of AUTH or ETRN */
     uint8_t behind;             /* the verb that this line came behind without waiting for its reply */
+    bool behind_bare;           /* and that line ended in a bare LF: perhaps the server has not seen its end */
     bool begun;                 /* the line's first octet was looked at */
     bool argument_told;         /* HELO's name; the NUL at the cursor in an address */
     bool newline_told;          /* this line's end */

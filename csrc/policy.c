@@ -163,13 +163,25 @@ static bool add_words(struct nq_automaton *automaton, struct nq_words *allowed, 
     return true;
 }
 
+static bool rules_allow_the_unnamed(const struct nq_policy_spec *spec)
+{
+    for (uint32_t i = 0; i < spec->rule_count; i++) {
+        const struct nq_rule_spec *rule = &spec->rules[i];
+        if (rule->match == MATCH_OF_CMD_VERB && rule->action == NQ_DO_ALLOW && !rule->dry_run &&
+            (!rule->word_count || rule->except_words || rule->negate))
+            return true;
+    }
+    return false;
+}
+
 /* Where every verb passes, those that change how the client is read are known all the same: else the first octets of TLS would
  * be read as a command. Likewise where a verb that is not allowed passes because nothing is changed. */
 static bool add_verbs(struct nq_policy *policy, const struct nq_policy_spec *spec, char *error)
 {
     if (!add_words(&policy->verbs, &policy->allowed_verbs, spec->verbs, spec->verb_count, verb_of, error))
         return false;
-    for (size_t i = 0; i < sizeof known / sizeof *known && (!spec->mask_verbs || spec->dry_run); i++)
+    bool passes = !spec->mask_verbs || spec->dry_run || rules_allow_the_unnamed(spec);
+    for (size_t i = 0; i < sizeof known / sizeof *known && passes; i++)
         if (!add_word(&policy->verbs, known[i].text, known[i].verb, error))
             return false;
     return true;
@@ -180,13 +192,27 @@ static bool add_keywords(struct nq_policy *policy, const struct nq_policy_spec *
     return add_words(&policy->keywords, &policy->allowed_keywords, spec->keywords, spec->keyword_count, keyword_of, error);
 }
 
-static void doom(struct nq_automaton *automaton, const struct nq_words *allowed)
+/* May a rule let this verb pass that the policy does not allow? */
+static bool rule_may_allow(const struct nq_policy *policy, uint8_t word)
 {
+    for (uint64_t rules = policy->rules_of[MATCH_OF_CMD_VERB]; rules; rules &= rules - 1) {
+        const struct nq_rule *rule = &policy->rules[__builtin_ctzll(rules)];
+        bool of_word = rule->any_word || words_have(&rule->words, word) != rule->except_words;
+        if (rule->action == NQ_DO_ALLOW && !rule->dry_run && of_word != rule->negate)
+            return true;
+    }
+    return false;
+}
+
+static void doom(struct nq_policy *policy)
+{
+    struct nq_automaton *automaton = &policy->verbs;
     for (uint16_t node = 0; node < automaton->nodes; node++) {
         bool leaf = true;
         for (int class = 0; class < 40; class++)
             leaf &= !automaton->next[node][class];
-        automaton->doomed[node] = leaf && automaton->word[node] && !words_have(allowed, automaton->word[node]);
+        uint8_t word = automaton->word[node];
+        automaton->doomed[node] = leaf && word && !words_have(&policy->allowed_verbs, word) && !rule_may_allow(policy, word);
     }
 }
 
@@ -306,6 +332,7 @@ static bool add_rule(struct nq_policy *policy, const struct nq_rule_spec *spec, 
         return false;
     if (!take_words(policy, rule, spec, error) || !take_text(rule->reply, &rule->reply_len, spec->reply, "\r\n", error))
         return false;
+    policy->rules_that_act |= (uint64_t)(rule->action != NQ_DO_LOG) << policy->rule_count;
     policy->rules_of[rule->match] |= (uint64_t)1 << policy->rule_count++;
     return true;
 }
@@ -390,7 +417,7 @@ struct nq_policy *nq_policy_new(const struct nq_policy_spec *spec, char *error)
         return NULL;
     }
     if (policy->mask_verbs && !policy->dry_run)
-        doom(&policy->verbs, &policy->allowed_verbs);
+        doom(policy);
     return policy;
 }
 

@@ -19,15 +19,16 @@ static void begin(struct nq_session *session, const struct nq_policy *policy)
     uint64_t of_message = 0;
     for (unsigned match = MATCH_OF_HEADER_LENGTH; match <= MATCH_OF_SIZE_EXCEEDED; match++)
         of_message |= policy->rules_of[match];
+    client->behind = session_awaited_tail(session);
+    client->behind_bare = client->behind && client->command.ended && client->command.len == client->command.body_len + 1;
     client->command = (struct nq_line){ 0 };
-    client->fired &= policy->rules_of[MATCH_OF_CMD_RCPT_COUNT] | of_message;
+    client->fired &= (session_recipients(session) ? policy->rules_of[MATCH_OF_CMD_RCPT_COUNT] : 0) | of_message;
     client->begun = true;
     client->argument_told = client->newline_told = client->verb_told = false;
     client->chunk_phase = client->letters = 0;
     client->malformed = false;
     client->node = 0;
     client->length_told = 0;
-    client->behind = session_awaited_tail(session);
     if (client->behind == VERB_GREETING)
         client->due |= due(MATCH_OF_EARLY_TALKER);
     else if (client->behind)
@@ -196,7 +197,7 @@ static struct nq_said hear_path(struct nq_session *session, const struct nq_poli
 {
     struct nq_client *client = session->client;
     const uint8_t *at = cursor->at;
-    if (!*at && client->argument_told)
+    if (!*at && client->argument_told && !client->command.dry_run)
         return (struct nq_said){ .what = SAID_BAD_LINE, .why = REASON_NUL }; /* a rule was asked, and it is still there */
     client->path.limit = path_limit(client, policy, sender);
     enum nq_path_said what = path_take(&client->path, &at, cursor->end);
@@ -293,12 +294,13 @@ static void hear_mechanism(struct nq_client *client, const struct nq_policy *pol
     client->due |= due(MATCH_OF_AUTH_MECHANISM) | (client->malformed || !client->letters ? due(MATCH_OF_CMD_SYNTAX) : 0);
 }
 
-/* "BDAT 86 LAST", RFC 3030 2: strictly, for the octets behind it are counted by this number alone. */
+/* "BDAT 86 LAST", RFC 3030 2: strictly, for the octets behind it are counted by this number alone. A server that ends lines
+ * at CRLF only would read on behind a bare LF, and take the chunk for commands. */
 static bool take_chunk(struct nq_client *client, uint8_t octet)
 {
     static const char last[] = "LAST";
     enum { BEFORE, DIGITS, BEHIND, LETTERS, END = LETTERS + 3, TRAILING };
-    bool blank = octet == ' ', ends = octet == '\r' || octet == '\n', digit = octet >= '0' && octet <= '9';
+    bool blank = octet == ' ', ends = octet == '\r', digit = octet >= '0' && octet <= '9';
     switch (client->chunk_phase) {
     case BEFORE:
         if (blank)
@@ -312,7 +314,7 @@ static bool take_chunk(struct nq_client *client, uint8_t octet)
     case DIGITS:
         if (digit) {
             client->chunk = client->chunk * 10 + (octet - '0');
-            return client->chunk <= INT64_MAX / 10;
+            return client->chunk <= INT32_MAX; /* servers have taken 2^32 + 10 for 10, and the rest for commands */
         }
         client->chunk_phase = BEHIND;
         return blank || ends;
@@ -335,7 +337,7 @@ static struct nq_said hear_chunk(struct nq_session *session, struct nq_cursor *c
 {
     struct nq_client *client = session->client;
     uint8_t *at = cursor->at;
-    bool offered = session->server_offers >> KEYWORD_CHUNKING & 1, good = offered;
+    bool offered = session->server_offers >> KEYWORD_CHUNKING & 1, good = offered && !client->behind_bare;
     while (good && at < cursor->end) {
         good = take_chunk(client, *at);
         if (*at == '\r' || *at == '\n' || !*at || !good)
@@ -466,7 +468,8 @@ struct nq_said command_hear_auth(struct nq_session *session, const struct nq_pol
     *ended = token == TOKEN_LINE;
     if (*ended)
         client->begun = false;
-    struct nq_said said = token == TOKEN_WORD || token == TOKEN_LINE ? nothing() : said_of(session, token);
+    bool unmarked = token == TOKEN_LINE && !client->command.why;
+    struct nq_said said = token == TOKEN_WORD || unmarked ? nothing() : said_of(session, token);
     if (said.what == SAID_BAD_LINE)
         said.what = SAID_BAD_AUTH;
     return said;

@@ -103,7 +103,7 @@ static enum nq_token scan_word(struct nq_line *line, const struct nq_automaton *
         uint8_t octet = *cursor->at;
         if (ends_word(octet, reply))
             return word_ends(line, automaton, octet == '\r' || octet == '\n');
-        if (octet == 0 && !reply)
+        if (octet == 0 && !reply && !line->dry_run)
             return TOKEN_NUL;
         uint16_t node = automaton_step(automaton, line->node, octet);
         if (!node)

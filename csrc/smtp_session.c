@@ -72,16 +72,24 @@ uint8_t session_awaited_tail(const struct nq_session *session)
     return session->awaited_runs ? awaited_tail((struct nq_session *)session) : VERB_NONE;
 }
 
-/* What stands before the last command that begins or ends a transaction belongs to another one, should the server agree. */
+/* What stands before the last command that ends a transaction belongs to another one, should the server agree. A MAIL within a
+ * transaction is not such a command: servers refuse it, and go on counting (RFC 5321, 4.1.4). Nor is EHLO, behind which nobody
+ * who is honest says more before its reply. */
 uint32_t session_recipients(const struct nq_session *session)
 {
     uint32_t count = session->client ? session->client->recipients : 0;
+    bool within = session->transaction;
     for (unsigned i = 0; i < session->awaited_runs; i++) {
         const struct nq_awaited *run = &session->awaited[(session->awaited_first + i) % NQ_AWAITED];
         if (run->verb == VERB_RCPT)
             count += run->count;
-        else if (run->verb == VERB_RSET || verb_flags(run->verb) & (VERB_SENDS | VERB_GREETS))
+        else if (verb_flags(run->verb) & VERB_SENDS) {
+            count = within ? count : 0;
+            within = true;
+        } else if (run->verb == VERB_RSET || run->verb == VERB_MESSAGE || run->verb == VERB_BDAT) {
             count = 0;
+            within = false;
+        }
     }
     return count;
 }
@@ -159,6 +167,12 @@ static void hear_tls(struct nq_hello *hello, uint8_t type, struct nq_cursor *cur
 
 /* ---- the client speaks ---- */
 
+/* Between two chunks of a message: whether the next one goes on with it or begins another is for the server to say. */
+static bool ends_message(uint8_t verb)
+{
+    return verb == VERB_RSET || verb_flags(verb) & (VERB_SENDS | VERB_GREETS);
+}
+
 static struct nq_said command_ends(struct nq_session *session, const struct nq_policy *policy, struct nq_said said)
 {
     struct nq_line *line = &session->client->command;
@@ -166,7 +180,7 @@ static struct nq_said command_ends(struct nq_session *session, const struct nq_p
     uint8_t verb = masked && !line->word ? VERB_MASKED : line->word;
     session->commands++;
     await(session, verb, masked);
-    if (verb_flags(verb) & VERB_WAITS)
+    if (verb_flags(verb) & VERB_WAITS || (session->client->in_message && ends_message(verb)))
         session_enter(session, policy, MODE_WAIT);
     if (verb == VERB_BDAT && !masked)
         session_enter(session, policy, MODE_CHUNK);
@@ -246,14 +260,20 @@ struct nq_said session_client(struct nq_session *session, const struct nq_policy
 
 /* ---- the server speaks ---- */
 
+/* A message that was sent in chunks is not gone on with. Chunks that came behind the command that ended it are another's. */
+static void forget_message(struct nq_client *client, const struct nq_session *session)
+{
+    if (!session->awaited_runs && session->mode != MODE_CHUNK)
+        client->in_message = false;
+}
+
 static void transaction_ends(struct nq_session *session)
 {
     session->transaction = false;
     if (!session->client)
         return;
     session->client->recipients = session->client->accepted = 0;
-    session->client->declared = 0;
-    session->client->in_message = false;
+    forget_message(session->client, session);
 }
 
 /* What the server says to a command that is no matter of modes. */
@@ -268,8 +288,10 @@ static void take_answer(struct nq_session *session, uint8_t verb, uint16_t code)
             session->client->accepted += good;
         }
     } else if (verb_flags(verb) & VERB_SENDS) {
-        if (good && session->client)
+        if (good && session->client) {
             session->client->recipients = session->client->accepted = 0;
+            forget_message(session->client, session);
+        }
         session->transaction |= good;
     } else if (verb_flags(verb) & VERB_GREETS && good) {
         transaction_ends(session);
@@ -284,12 +306,15 @@ static void take_answer(struct nq_session *session, uint8_t verb, uint16_t code)
         transaction_ends(session);
     else if (verb == VERB_BDAT && session->client && !session->client->in_message)
         transaction_ends(session);
+    else if (verb == VERB_BDAT && session->client && code >= 400)
+        forget_message(session->client, session);
 }
 
 /* A complete reply. False where its code fits no command that the client has sent. */
 static bool answer(struct nq_session *session, const struct nq_policy *policy, uint16_t code)
 {
-    if (code == 421) { /* RFC 5321, 3.8: at any time, and the server closes: it will say nothing else that anybody waits for */
+    /* RFC 5321, 3.8: at any time, and the server closes: it will say nothing else that anybody waits for. */
+    if (code == 421 && awaited_head(session) != VERB_GREETING) {
         while (session->mode == MODE_WAIT && session->awaited_runs)
             answered(session);
         if (session->mode == MODE_WAIT)
@@ -312,6 +337,8 @@ static bool answer(struct nq_session *session, const struct nq_policy *policy, u
         return true;
     }
     answered(session);
+    if (session->mode == MODE_WAIT && !session->awaited_runs)
+        session_enter(session, policy, MODE_COMMAND);
     take_answer(session, verb, code);
     return awaited && !steers;
 }
