@@ -182,14 +182,15 @@ TEST(expressions_belong_to_their_rules)
     CHECK_RULES(rules, "", .match = MATCH_OF_RECIPIENT_REGEX, .text = none);
 }
 
+/* And decides nothing: the next one is asked as if it were not there. */
 TEST(a_dry_rule_tells_what_it_would_do)
 {
     static const struct nq_rule_spec rules[] = { RULE("a", RESET, .dry_run = 1), RULE("b", MASK) };
     static const struct nq_rule_spec mask[] = { RULE("a", MASK, .dry_run = 1), RULE("b", RESET) };
     static const struct nq_rule_spec allow[] = { RULE("a", ALLOW, .dry_run = 1), RULE("b", RESET) };
-    CHECK_RULES(rules, "a:dry-tell", .match = MATCH_OF_TLS_REQUIRED);
-    CHECK_RULES(mask, "a:dry-mask", .match = MATCH_OF_TLS_REQUIRED);
-    CHECK_RULES(allow, "a:dry-pass", .match = MATCH_OF_TLS_REQUIRED);
+    CHECK_RULES(rules, "a:dry-tell b:mask", .match = MATCH_OF_TLS_REQUIRED);
+    CHECK_RULES(mask, "a:dry-tell b:end", .match = MATCH_OF_TLS_REQUIRED);
+    CHECK_RULES(allow, "a:dry-tell b:end", .match = MATCH_OF_TLS_REQUIRED);
 }
 
 TEST(all_rules_of_a_dry_policy_are_dry)
