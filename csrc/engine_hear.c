@@ -86,11 +86,12 @@ static struct nq_line *line_of(struct nq_flow *flow, unsigned direction)
 }
 
 /* A verb or keyword passes that the policy does not name, or names and does not allow. */
-static void allow_word(struct nq_line *line, const struct nq_said *said)
+static void allow_word(struct nq_line *line, const struct nq_said *said, const struct nq_cursor *cursor)
 {
+    line->blank = said->what == SAID_BAD_VERB && !line->len && (*cursor->at == ' ' || *cursor->at == '\t');
     line->phase = said->what == SAID_BAD_VERB ? PHASE_UNKNOWN : PHASE_REST;
     if (said->what == SAID_BAD_VERB)
-        line->word = VERB_PRIVATE;
+        line->word = line->blank ? 0 : (uint8_t)VERB_PRIVATE;
 }
 
 static bool of_word(const struct nq_said *said)
@@ -121,7 +122,7 @@ static enum nq_reason mask_line(struct nq_engine *engine, struct nq_flow *flow, 
         line->why = line->why ? line->why : judgement.reason;
         line->passed = skip;
         if (of_word(said))
-            allow_word(line, said);
+            allow_word(line, said, cursor);
         return REASON_NONE;
     }
     if (!number_has_left(line, direction, cursor) && edit_mask_line(view, line, cursor, skip, judgement.reason))
@@ -130,25 +131,37 @@ static enum nq_reason mask_line(struct nq_engine *engine, struct nq_flow *flow, 
     return judgement.reason;
 }
 
+/* False where the octet has left. What is not to be done is done and undone: so it is known what it would have been. */
+static bool change_octet(struct nq_view *view, const struct nq_cursor *cursor, const struct nq_data *data,
+                         const struct nq_said *said, bool dry_run, struct nq_change *change)
+{
+    bool edited = view->edited, done = true;
+    switch (said->match) {
+    case MATCH_OF_SPECIAL_CHARACTER: done = edit_blank(view, cursor, change); break;
+    case MATCH_OF_WRONG_TERMINATION: edit_repair_newline(view, cursor, change); break;
+    default: done = edit_defuse_newline(view, cursor, data, said->match == MATCH_OF_SMUGGLING, change); break;
+    }
+    if (!dry_run)
+        return done;
+    if (change->at)
+        *change->at = change->was;
+    view->edited = edited;
+    return true;
+}
+
 static enum nq_reason replace_octet(struct nq_engine *engine, struct nq_flow *flow, struct nq_view *view,
                                     const struct nq_cursor *cursor, const struct nq_said *said, struct nq_judgement judgement)
 {
     struct nq_change change = { .at = NULL };
     struct nq_data *data = &flow->session.client->data;
-    bool done = true;
-    switch (said->match) {
-    case MATCH_OF_SPECIAL_CHARACTER: done = edit_blank(view, cursor, &change); break;
-    case MATCH_OF_WRONG_TERMINATION: edit_repair_newline(view, cursor, &change); break;
-    default:
-        done = edit_defuse_newline(view, cursor, data, said->match == MATCH_OF_SMUGGLING, &change);
-        data->defused |= change.at != NULL;
-        break;
-    }
-    if (!done) {
+    if (!change_octet(view, cursor, data, said, judgement.dry_run, &change)) {
         engine->ending = judgement.rule;
         return judgement.reason;
     }
-    engine_count(engine, change.at ? COUNT_OCTETS_REPLACED : COUNT_EDITS_SKIPPED);
+    if (said->match == MATCH_OF_BARE_NEWLINE || said->match == MATCH_OF_SMUGGLING)
+        data->defused |= change.at != NULL && !judgement.dry_run;
+    if (!judgement.dry_run)
+        engine_count(engine, change.at ? COUNT_OCTETS_REPLACED : COUNT_EDITS_SKIPPED);
     engine_report_rule(engine, flow, 0, judgement, said, cursor, &change);
     return REASON_NONE;
 }
@@ -210,7 +223,7 @@ static enum nq_reason act(struct nq_engine *engine, struct nq_flow *flow, unsign
 {
     struct nq_line *line = line_of(flow, direction);
     switch (judgement.action) {
-    case ACTION_ALLOW_WORD: allow_word(line, said); break;
+    case ACTION_ALLOW_WORD: allow_word(line, said, cursor); break;
     case ACTION_MASK_LINE: return mask_line(engine, flow, direction, view, cursor, said, judgement);
     case ACTION_MASK_BANNER: mask_banner(&flow->session, flow->policy, judgement); break;
     case ACTION_OVERWRITE: edit_overwrite(view, said->from, said->to); break;

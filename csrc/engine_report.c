@@ -157,7 +157,7 @@ void engine_report_line(struct nq_engine *engine, const struct nq_flow *flow, un
     if (!event)
         return;
     event_flow(event, flow, direction);
-    event_text(event, line);
+    event_text(event, line, direction == 0 && session->behind_auth);
     event_rule(event, flow->policy, line->rule);
     event->dry_run = line->dry_run;
     event->code = line->code;
@@ -197,7 +197,7 @@ void engine_report_rule(struct nq_engine *engine, const struct nq_flow *flow, un
         event->text[0] = (char)change->was;
         event->after[0] = (char)change->now;
     } else if (!of_message(rule->match))
-        event_text(event, line_of(session, direction));
+        event_text(event, line_of(session, direction), direction == 0 && session->behind_auth);
     ring_publish(&engine->ring);
 }
 
@@ -207,7 +207,7 @@ void engine_report_answer(struct nq_engine *engine, const struct nq_flow *flow, 
     if (!event)
         return;
     event_flow(event, flow, 1);
-    event_text(event, &flow->session.reply);
+    event_text(event, &flow->session.reply, false);
     event->code = code;
     event->line = flow->session.answered;
     ring_publish(&engine->ring);
@@ -249,7 +249,7 @@ void engine_report_end(struct nq_engine *engine, const struct nq_flow *flow, uns
     event->line = direction == 1 ? flow->session.replies
                                  : flow->session.commands + !(engine->ending && of_message(engine->ending->match));
     event->offset = engine->ended_at ? engine->ended_at - 1 : flow->stream[direction].decided;
-    event_text(event, line_of(&flow->session, direction));
+    event_text(event, line_of(&flow->session, direction), direction == 0 && flow->session.behind_auth);
     if (engine->ending) {
         event_rule(event, flow->policy, (uint8_t)(1 + (engine->ending - flow->policy->rules)));
         event->value = engine->ending_said.value;

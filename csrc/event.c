@@ -70,15 +70,32 @@ static bool base64(uint8_t octet)
            octet == '+' || octet == '/' || octet == '=';
 }
 
+/* Octets of the verb that brings credentials, where the text begins with it; else 0. */
+static uint32_t credential_verb(const uint8_t *text, uint32_t len)
+{
+    static const char *const verbs[] = { "AUTH", "X-EXPS" /* Exchange's own */ };
+    for (size_t i = 0; i < sizeof verbs / sizeof *verbs; i++)
+        if (len >= strlen(verbs[i]) && strncasecmp((const char *)text, verbs[i], strlen(verbs[i])) == 0)
+            return (uint32_t)strlen(verbs[i]);
+    return 0;
+}
+
+bool event_credentials(const struct nq_line *line)
+{
+    return credential_verb(line->text, line->kept);
+}
+
 /* How many octets of the line may be told: all, or those up to and with the AUTH mechanism, or none of a lone base64 word
- * (a client that goes on with AUTH though the server refused it says its password in such a line). */
-static uint32_t tellable(const uint8_t *text, uint32_t len)
+ * (a client that goes on with AUTH though the server refused it says its password in such a line); behind AUTH it is one
+ * however short it is. */
+static uint32_t tellable(const uint8_t *text, uint32_t len, bool behind_auth)
 {
     uint32_t at = 0;
     while (at < len && blank(text[at]))
         at++;
-    if (len - at >= 4 && strncasecmp((const char *)text + at, "AUTH", 4) == 0) {
-        for (at += 4; at < len && blank(text[at]); at++)
+    uint32_t verb = credential_verb(text + at, len - at);
+    if (verb) {
+        for (at += verb; at < len && blank(text[at]); at++)
             ;
         while (at < len && !blank(text[at]))
             at++;
@@ -88,13 +105,14 @@ static uint32_t tellable(const uint8_t *text, uint32_t len)
     while (at < len && base64(text[at]))
         at++;
     bool padded = at > from && text[at - 1] == '='; /* no word of a command ends so, however short it is */
-    return at == len && (padded || len - from >= 16) ? 0 : len;
+    return at == len && (padded || behind_auth || len - from >= 16) ? 0 : len;
 }
 
-void event_text(struct nq_event *event, const struct nq_line *line)
+void event_text(struct nq_event *event, const struct nq_line *line, bool behind_auth)
 {
     static const char redacted[] = "[redacted]";
-    uint32_t told = tellable(line->text, line->kept);
+    bool known = line->word && line->word != VERB_PRIVATE;
+    uint32_t told = tellable(line->text, line->kept, behind_auth && !known);
     memcpy(event->text, line->text, told);
     event->text_len = (uint8_t)told;
     if (told < line->kept) {

@@ -409,6 +409,7 @@ struct nq_line {
     uint8_t why;                /* enum nq_reason of the overwriting, or of what would be overwritten */
     uint8_t rule;               /* 1 + place of the rule that wanted it; 0: none */
     bool dry_run;               /* it only would be */
+    bool blank;                 /* nothing but blanks so far, and they pass */
     uint32_t passed;            /* octets that had left before the overwriting began */
     uint8_t kept;               /* octets in text */
     uint8_t text[NQ_LINE_KEPT]; /* the line as it came */
@@ -684,6 +685,7 @@ struct nq_session {
     uint8_t mode;               /* enum nq_mode */
     uint64_t due;               /* facts of the reply to be told, a bit for each match */
     bool transaction;           /* the server has accepted MAIL */
+    bool behind_auth;           /* the line before began an AUTH exchange, or was the answer to one */
     bool max_data_told;         /* a dry run: once is enough */
     bool lmtp;                  /* RFC 2033: as many replies to a message as it has recipients */
     uint8_t enhanced;           /* enum nq_enhanced, of the present reply */
@@ -1131,7 +1133,9 @@ struct nq_event *ring_slot(struct nq_ring *ring);
 void ring_publish(struct nq_ring *ring);
 uint32_t ring_take(struct nq_ring *ring, struct nq_event *into, uint32_t max);
 /* The line as it came, without secrets: what follows AUTH and its mechanism, and what may be a line of an AUTH exchange. */
-void event_text(struct nq_event *event, const struct nq_line *line);
+void event_text(struct nq_event *event, const struct nq_line *line, bool behind_auth);
+/* Does the line begin with a verb that brings credentials? What follows it may be more of them. */
+bool event_credentials(const struct nq_line *line);
 
 /* ---- conntrack.c: what connection tracking makes of a packet of our own ------------------------------------------- */
 

@@ -123,6 +123,14 @@ static enum nq_token scan_word(struct nq_line *line, const struct nq_automaton *
 static enum nq_token scan_unknown(struct nq_line *line, struct nq_cursor *cursor)
 {
     uint8_t *at = cursor->at;
+    if (line->blank) { /* servers skip it, and so the verb is the word behind it */
+        while (at < cursor->end && (*at == ' ' || *at == '\t'))
+            at++;
+        scan_consume(line, cursor, at);
+        line->blank = at == cursor->end;
+        line->phase = line->blank ? PHASE_UNKNOWN : PHASE_START;
+        return TOKEN_NONE;
+    }
     while (at < cursor->end && *at && !ends_word(*at, false))
         at++;
     scan_consume(line, cursor, at);

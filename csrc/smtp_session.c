@@ -179,6 +179,8 @@ static struct nq_said command_ends(struct nq_session *session, const struct nq_p
     bool masked = line->phase == PHASE_OVERWRITE;
     uint8_t verb = masked && !line->word ? VERB_MASKED : line->word;
     session->commands++;
+    bool nameless = !line->word || line->word == VERB_PRIVATE;
+    session->behind_auth = event_credentials(line) || (session->behind_auth && nameless && !memchr(line->text, ' ', line->kept));
     await(session, verb, masked);
     if (verb_flags(verb) & VERB_WAITS || (session->client->in_message && ends_message(verb)))
         session_enter(session, policy, MODE_WAIT);
@@ -435,8 +437,10 @@ static struct nq_said reply_ends(struct nq_session *session, const struct nq_pol
     bool fits = answer(session, policy, code);
     session->due |= (uint64_t)1 << MATCH_OF_REPLY_CODE;
     if (session->mode == MODE_OPAQUE && !was_opaque) {
-        if (cursor->at < cursor->end)
+        if (cursor->at < cursor->end) {
+            cursor->at = cursor->end;
             return session_injection();
+        }
     }
     if (fits)
         return (struct nq_said){ .what = SAID_REPLY_LINE };

@@ -184,3 +184,43 @@ def test_a_masked_line_of_an_auth_exchange_is_told_without_its_octets(step):
                 ruled(rule), step=step)
     told = [event for event in wire.events if event.type is EventType.MASK_COMMAND]
     assert [(event.length, event.text, event.after) for event in told] == [(30, b"", b"")]
+
+
+# ---- what is told, and what is not -----------------------------------------------------------------------------------
+
+
+@STEPS
+@pytest.mark.parametrize("preset", ["ios-smtp", "ios-esmtp", "asa", "modern"])
+def test_no_secret_of_a_refused_login_is_told(preset, step):
+    """A client may go on with AUTH though the server, or the mask, has refused it."""
+    secrets = [b"c2VjcmV0", b"cGFzcw", b"TlRMTVNTUAAB"]
+    said = [(C, b"AUTH LOGIN\r\n"), (C, secrets[0] + b"\r\n"), (C, secrets[1] + b"\r\n"),
+            (C, b"X-EXPS NTLM " + secrets[2] + b"\r\n")]
+    wire = play([(S, b"220 mx ESMTP\r\n"), *(turn for line in said for turn in (line, (S, b"500 no\r\n")))], preset,
+                step=step)
+    told = b" ".join(event.text + b" " + event.after for event in wire.events)
+    assert not [secret for secret in secrets if secret in told]
+    assert [event.text for event in wire.events].count(b"[redacted]") == 2
+
+
+@STEPS
+@pytest.mark.parametrize("changes", [{"dry_run": True}, {"mask_verbs": False}])
+def test_a_blank_before_a_verb_that_passes_hides_nothing(changes, step):
+    wire = play([*START, (C, b"  MAIL FROM:<a@b>\r\n"), (S, b"250 ok\r\n"), (C, b"\tRCPT TO:<a@b>\r\n"),
+                 (S, b"250 ok\r\n"), (C, b" \tDATA\r\n"), (S, b"354 go\r\n"), (C, b"a\nb\r\n.\r\n"),
+                 (S, b"250 ok\r\n")], Policy(preset_spec("modern", **changes)), step=step)
+    assert wire.counter("messages") == 1
+    assert "bare-newline" in names(wire)
+
+
+@STEPS
+def test_a_dry_run_tells_the_octets_before_and_after_and_changes_none(step):
+    policy = Policy(preset_spec("modern", dry_run=True))
+    said = [*OPEN, (C, b"DATA\r\n"), (S, b"354 go\r\n"), (C, b"a\nb\r\n.\r\nEXPN x\r\n"), (S, b"250 ok\r\n500 no\r\n")]
+    wire = play(said, policy, step=step)
+    assert wire.at_server == b"".join(octets for side, octets in said if side == C)
+    assert wire.at_client == b"".join(octets for side, octets in said if side == S)
+    newline = next(event for event in wire.events if event.rule and event.rule.name == "bare-newline")
+    assert (newline.text, newline.after, newline.dry_run) == (b"\n", b" ", True)
+    mask = next(event for event in wire.events if event.type is EventType.MASK_COMMAND)
+    assert (mask.text, mask.after, mask.dry_run) == (b"EXPN x", b"XXXXXX", True)

@@ -467,14 +467,22 @@ def test_a_client_that_waits_for_a_server_that_has_closed_is_told():
     wire.say(C, b"body\r\n")
     assert wire.counter("held") == 1
     wire.acknowledge = False
-    wire.say(S, b"421 going away\r\n")
     wire.send(wire.segment(S, flags=FIN | ACK))
     wire.ends[S].sent += 1
     assert not wire.ends[C].reset
     wire.send(wire.segment(C))
-    assert wire.at_client.endswith(b"421 going away\r\n")
     assert wire.ends[C].reset and wire.ends[S].reset and wire.at_server == b"DATA\r\n"
     assert [e.reason for e in wire.events if e.type is EventType.RESET] == ["server-closed"]
+
+
+def test_a_server_that_closes_instead_of_taking_data_keeps_nobody_waiting():
+    wire = greeted()
+    wire.say(C, b"DATA\r\n")
+    wire.say(C, b"body\r\nQUIT\r\n")
+    assert wire.counter("held") == 1
+    wire.say(S, b"421 going away\r\n")
+    assert wire.at_client.endswith(b"421 going away\r\n")
+    assert wire.at_server == b"DATA\r\nXXXX\r\nQUIT\r\n"
 
 
 @pytest.mark.parametrize("size", [1795, 1800, 1805, 1900, 2000, 2008, 2015, 4000])

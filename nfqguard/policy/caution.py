@@ -35,7 +35,7 @@ def policy_cautions(policy: Policy) -> Iterator[Caution]:
     if policy.inspect == ("esmtp",):
         yield from _broken_offers(policy)
         yield from _tls(policy)
-    for match in policy.matches:
+    for match in policy.matches if not policy.dry_run else ():
         yield from _match_cautions(match)
     for name, answer in policy.exceptions:
         if answer == "pass":
