@@ -102,7 +102,8 @@ static struct nq_judgement told_only(const struct nq_policy *policy, const struc
                                      uint64_t *fired)
 {
     bool edits = judged.action == ACTION_PASS || judged.action == ACTION_MASK_LINE || judged.action == ACTION_REMOVE_LINE;
-    if (policy->dry_run && edits)
+    judged.more |= judged.action == ACTION_REPLACE_OCTET;
+    if ((policy->dry_run && edits) || judged.action == ACTION_REPLACE_OCTET)
         return judged;
     if (policy->dry_run && !judged.more)
         *fired |= policy->rules_of[said->match];

@@ -56,8 +56,8 @@ REACHED = [
     "drop.short-packet", "drop.bad-checksum", "drop.bad-tcp-flags", "drop.midstream", "drop.handshake",
     "drop.wrong-interface", "drop.ack-beyond", "drop.outside-window", "drop.rst-sequence", "drop.data-after-fin",
     "drop.flow-table-full", "drop.memory", "drop.held-limit", "drop.held-already", "drop.held-expired",
-    "drop.flow-is-closed", "parted", "drop.incomplete-verb", "drop.starttls-injection", "rules-matched", "octets-replaced",
-    "dry-runs", "keywords-removed", "refusals", "connections-dropped", "drop.rule",
+    "drop.flow-is-closed", "parted", "drop.incomplete-verb", "drop.starttls-injection", "rules-matched",
+    "octets-replaced", "dry-runs", "keywords-removed", "refusals", "connections-dropped", "drop.rule",
 ]
 
 
