@@ -18,7 +18,7 @@ ffibuilder.set_source(
     sources=[os.path.relpath(path) for path in SOURCES],
     include_dirs=[os.path.relpath(HERE)],
     depends=[os.path.relpath(path) for pattern in ("*.h", "*.def") for path in HERE.glob(pattern)],
-    extra_compile_args=["-std=gnu11", "-O3", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fno-strict-aliasing",
+    extra_compile_args=["-std=gnu11", "-O3", "-flto=auto", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fno-strict-aliasing",
                         "-fvisibility=hidden", *os.environ.get("NFQGUARD_CFLAGS", "").split()],
 )
 

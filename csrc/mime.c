@@ -951,13 +951,15 @@ static const uint8_t *find_line(const uint8_t *at, const uint8_t *end)
 {
 #if defined(__SSE2__)
     const __m128i lf = _mm_set1_epi8('\n'), hyphen = _mm_set1_epi8('-'), dot = _mm_set1_epi8('.');
-    for (; end - at >= 17; at += 16) {
-        __m128i first = _mm_cmpeq_epi8(_mm_loadu_si128((const void *)at), lf);
-        __m128i second = _mm_loadu_si128((const void *)(at + 1));
-        __m128i either = _mm_or_si128(_mm_cmpeq_epi8(second, hyphen), _mm_cmpeq_epi8(second, dot));
-        int hits = _mm_movemask_epi8(_mm_and_si128(first, either));
-        if (hits)
-            return at + __builtin_ctz((unsigned)hits);
+    for (; end - at >= 65; at += 64) { /* four at a time, and a look at which only where there is one */
+        __m128i hits[4];
+        for (int i = 0; i < 4; i++) {
+            __m128i first = _mm_cmpeq_epi8(_mm_loadu_si128((const void *)(at + 16 * i)), lf);
+            __m128i second = _mm_loadu_si128((const void *)(at + 16 * i + 1));
+            hits[i] = _mm_and_si128(first, _mm_or_si128(_mm_cmpeq_epi8(second, hyphen), _mm_cmpeq_epi8(second, dot)));
+        }
+        if (_mm_movemask_epi8(_mm_or_si128(_mm_or_si128(hits[0], hits[1]), _mm_or_si128(hits[2], hits[3]))))
+            break;
     }
 #endif
     for (; at < end; at++)

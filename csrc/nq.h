@@ -479,7 +479,8 @@ enum nq_token data_scan(struct nq_data *data, struct nq_cursor *cursor);
 /* Octets of what may become the line of the final dot: they are no data yet. */
 uint32_t data_pending(const struct nq_data *data);
 /* Can octets of a body need an edit, or the data end within them, wherever they stand? ".CRLF" at their very beginning counts; so
- * does, where newlines are watched, a CR or LF whose other half is not among them, or a dot or NUL at their very beginning. */
+ * does, where newlines are watched, an LF whose CR is not among them, or a dot or NUL at their very beginning. A CR at their end
+ * does not: what comes behind it shows whether it is bare, and is edited in its place. */
 bool data_may_matter(const uint8_t *at, const uint8_t *end, bool watched);
 
 /* ---- smtp_path.c: what stands behind MAIL and RCPT, streaming (RFC 5321, 4.1.2, 4.1.1.11) -------------------------- */

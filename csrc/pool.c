@@ -114,7 +114,9 @@ struct nq_extent *pool_extent(struct nq_pool *pool)
         return NULL;
     pool->extents = extent->next;
     pool->extents_free--;
-    *extent = (struct nq_extent){ 0 };
+    extent->next = NULL;
+    extent->block = NULL;
+    extent->len = 0;
     return extent;
 }
 

@@ -58,23 +58,33 @@ uint32_t data_pending(const struct nq_data *data)
     return data->state == DATA_DOT ? 1 : data->state == DATA_DOT_CR ? 2 : 0;
 }
 
-/* The first CR or LF from `at` on, or end. */
-static uint8_t *find_newline(uint8_t *at, const uint8_t *end)
+enum { BLOCK = 64 };
+
+struct newlines { uint64_t cr, lf; };   /* bits: octets of a block */
+
+/* The first `count` octets from `at` on, at most a block. */
+static struct newlines newlines_in(const uint8_t *at, size_t count)
 {
+    struct newlines found = { 0, 0 };
+    uint8_t tail[BLOCK];
+    if (count < BLOCK) {
+        memset(tail + count, 0, BLOCK - count);
+        at = memcpy(tail, at, count);
+    }
 #if defined(__SSE2__)
     const __m128i cr = _mm_set1_epi8('\r'), lf = _mm_set1_epi8('\n');
-    for (; end - at >= 32; at += 32) {
-        __m128i low = _mm_loadu_si128((const void *)at), high = _mm_loadu_si128((const void *)(at + 16));
-        __m128i lows = _mm_or_si128(_mm_cmpeq_epi8(low, cr), _mm_cmpeq_epi8(low, lf));
-        __m128i highs = _mm_or_si128(_mm_cmpeq_epi8(high, cr), _mm_cmpeq_epi8(high, lf));
-        unsigned hits = (unsigned)_mm_movemask_epi8(lows) | (unsigned)_mm_movemask_epi8(highs) << 16;
-        if (hits)
-            return at + __builtin_ctz(hits);
+    for (int i = 0; i < BLOCK; i += 16) {
+        __m128i octets = _mm_loadu_si128((const void *)(at + i));
+        found.cr |= (uint64_t)(unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(octets, cr)) << i;
+        found.lf |= (uint64_t)(unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(octets, lf)) << i;
+    }
+#else
+    for (int i = 0; i < BLOCK; i++) {
+        found.cr |= (uint64_t)(at[i] == '\r') << i;
+        found.lf |= (uint64_t)(at[i] == '\n') << i;
     }
 #endif
-    while (at < end && *at != '\r' && *at != '\n')
-        at++;
-    return at;
+    return found;
 }
 
 static void line_begins(struct nq_data *data, uint64_t octets)
@@ -86,36 +96,43 @@ static void line_begins(struct nq_data *data, uint64_t octets)
     data->long_line = false;
 }
 
-/* The octets of this line up to the first that makes it too long, so that a long line is told at the same octet in every cut. */
-static const uint8_t *within_limit(const struct nq_data *data, const uint8_t *at, const uint8_t *end)
+/* Octets inside a line. False where it becomes too long among them: then as many as prove it are taken. */
+static bool take(struct nq_data *data, uint8_t **at, uint32_t count)
 {
-    uint64_t limit = data->line_limit[data->in_header];
-    uint64_t room = data->line_len > limit ? 0 : limit + 1 - data->line_len;
-    return data->long_line || (uint64_t)(end - at) <= room ? end : at + room;
+    uint32_t limit = data->line_limit[data->in_header];
+    bool fits = (uint64_t)data->line_len + count <= limit || data->line_len > limit || data->long_line;
+    count = fits ? count : limit - data->line_len + 1;
+    data->line_len += count;
+    *at += count;
+    return fits;
 }
 
-/* Whole lines without anything in them that matters, from inside a line on. Returns where that ends: at a newline that is not
- * simply CRLF before an ordinary octet, inside the last line, or where a line is too long. */
-static uint8_t *pass_lines(struct nq_data *data, uint8_t *from, const uint8_t *end)
+/* Is this CRLF, and an ordinary octet behind it? */
+static bool ordinary_end(const uint8_t *at, const uint8_t *end)
 {
-    uint8_t *at = from;
-    for (;;) {
-        uint8_t *hit = find_newline(at, within_limit(data, at, end));
-        data->line_len += (uint32_t)(hit - at);
-        data->octets[data->in_header] += (uint64_t)(hit - at);
-        at = hit;
-        if (data->line_len > data->line_limit[data->in_header] && !data->long_line)
+    return end - at > 2 && at[0] == '\r' && at[1] == '\n' && at[2] != '.' && at[2] != '\r' && at[2] != '\n' && at[2];
+}
+
+/* Whole lines without anything in them that matters, from inside a line on, a block at a time. Returns where that ends: at a
+ * newline that is not simply CRLF before an ordinary octet, inside the last line, or where a line is too long. */
+static uint8_t *pass_lines(struct nq_data *data, uint8_t *at, const uint8_t *end)
+{
+    while (at < end) {
+        uint8_t *block = at;
+        size_t count = end - at < BLOCK ? (size_t)(end - at) : BLOCK;
+        struct newlines found = newlines_in(block, count);
+        for (uint64_t ends = found.cr | (found.lf & ~(found.cr << 1)); ends; ends &= ends - 1) {
+            uint8_t *newline = block + __builtin_ctzll(ends);
+            if (!take(data, &at, (uint32_t)(newline - at)) || !ordinary_end(at, end))
+                return at;
+            at += 2;
+            data->line_len = 0;
+            data->long_line = false;
+        }
+        if (at < block + count && !take(data, &at, (uint32_t)(block + count - at)))
             return at;
-        if (end - at < 3 || at[0] != '\r' || at[1] != '\n')
-            return at;
-        uint8_t first = at[2];
-        if (first == '.' || first == '\r' || first == '\n' || first == 0)
-            return at;
-        line_begins(data, 2);
-        data->line_len = 1;
-        data->octets[data->in_header]++;
-        at += 3;
     }
+    return at;
 }
 
 /* One octet, by the table. */
@@ -137,7 +154,9 @@ enum nq_token data_scan(struct nq_data *data, struct nq_cursor *cursor)
 {
     while (cursor->at < cursor->end) {
         if (data->state == DATA_INSIDE && !data->told) {
-            cursor->at = pass_lines(data, cursor->at, cursor->end);
+            uint8_t *from = cursor->at;
+            cursor->at = pass_lines(data, from, cursor->end);
+            data->octets[data->in_header] += (uint64_t)(cursor->at - from);
             if (data->line_len > data->line_limit[data->in_header] && !data->long_line) {
                 data->long_line = true;
                 return TOKEN_LONG_LINE;
@@ -164,6 +183,25 @@ enum nq_token data_scan(struct nq_data *data, struct nq_cursor *cursor)
     return TOKEN_NONE;
 }
 
+/* The first CR or LF from `at` on, or end. */
+static uint8_t *find_newline(uint8_t *at, const uint8_t *end)
+{
+#if defined(__SSE2__)
+    const __m128i cr = _mm_set1_epi8('\r'), lf = _mm_set1_epi8('\n');
+    for (; end - at >= 32; at += 32) {
+        __m128i low = _mm_loadu_si128((const void *)at), high = _mm_loadu_si128((const void *)(at + 16));
+        __m128i lows = _mm_or_si128(_mm_cmpeq_epi8(low, cr), _mm_cmpeq_epi8(low, lf));
+        __m128i highs = _mm_or_si128(_mm_cmpeq_epi8(high, cr), _mm_cmpeq_epi8(high, lf));
+        unsigned hits = (unsigned)_mm_movemask_epi8(lows) | (unsigned)_mm_movemask_epi8(highs) << 16;
+        if (hits)
+            return at + __builtin_ctz(hits);
+    }
+#endif
+    while (at < end && *at != '\r' && *at != '\n')
+        at++;
+    return at;
+}
+
 /* Bare newlines, and what begins a line in some eyes and is edited there: a dot or NUL behind what may be a bare CR, a NUL behind
  * CRLF or behind a dot there. */
 static bool newline_matters_among(const uint8_t *at, const uint8_t *end)
@@ -171,7 +209,9 @@ static bool newline_matters_among(const uint8_t *at, const uint8_t *end)
     if (at < end && (*at == '.' || *at == 0))
         return true;
     for (; (at = find_newline((uint8_t *)at, end)) < end; at += 2) {
-        if (*at == '\n' || end - at < 2 || at[1] != '\n')
+        if (end - at < 2)
+            return *at == '\n';
+        if (*at == '\n' || at[1] != '\n')
             return true;
         bool dot = end - at > 2 && at[2] == '.';
         if (end - at > 2 + dot && at[2 + dot] == 0)
