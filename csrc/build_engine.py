@@ -18,8 +18,8 @@ ffibuilder.set_source(
     sources=[os.path.relpath(path) for path in SOURCES],
     include_dirs=[os.path.relpath(HERE)],
     depends=[os.path.relpath(path) for pattern in ("*.h", "*.def") for path in HERE.glob(pattern)],
-    extra_compile_args=["-std=gnu11", "-O3", "-flto=auto", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter", "-fno-strict-aliasing",
-                        "-fvisibility=hidden", *os.environ.get("NFQGUARD_CFLAGS", "").split()],
+    extra_compile_args=["-std=gnu11", "-O3", "-flto=auto", "-g", "-Wall", "-Wextra", "-Wno-unused-parameter",
+                        "-fno-strict-aliasing", "-fvisibility=hidden", *os.environ.get("NFQGUARD_CFLAGS", "").split()],
 )
 
 if __name__ == "__main__":
