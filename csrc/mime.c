@@ -8,10 +8,12 @@
  * taken in which more is seen, or both:
  * - A line ends at LF, with CR or without. A CR elsewhere in a header field is dropped, as NUL is from names.
  * - A header ends at an empty line that ends in CRLF, no sooner; boundary lines count in headers, too.
- * - A dot at a line's beginning is taken off, though the sender need not have doubled it (RFC 5321, 4.5.2).
+ * - A dot at a line's beginning is taken off, though the sender need not have doubled it (RFC 5321, 4.5.2); not in chunks.
  * - Any boundary parameter counts, whatever the media type; of several in one header the first and the last.
  * - A multipart without a boundary has any line that begins with two hyphens for one.
- * - A delimiter still counts behind the closing one.
+ * - A delimiter still counts behind the closing one, and behind one of a multipart around its own: whether such a line was text
+ *   or a delimiter is what receivers differ in, so no boundary is forgotten before the message ends. Where there are more than
+ *   are kept, any line that begins with two hyphens is a delimiter.
  * - A semicolon ends a comment in a parameter, and so may a blank end a name without quotes.
  * - A file name is tried as it stands and decoded.
  * Not followed: parts inside encoded ones, continuations of RFC 2231 that come out of order (they add up as they come), a CR
@@ -108,13 +110,14 @@ static void text_try(const struct nq_mime_policy *policy, struct nq_mime_text *t
             text->matched |= (uint8_t)(1u << i);
 }
 
-/* A decoded octet. For some receivers a NUL ends the name. */
+/* A decoded octet. For some receivers a NUL ends the name, for others it is half of a letter (UTF-16). */
 static void text_put(const struct nq_mime_policy *policy, struct nq_mime_text *text, uint8_t octet)
 {
-    if (octet == 0)
-        text_try(policy, text);
     text->length++;
-    text_step(policy, text, DECODED, octet);
+    if (octet)
+        text_step(policy, text, DECODED, octet);
+    else
+        text_try(policy, text);
 }
 
 static void text_put_blanks(const struct nq_mime_policy *policy, struct nq_mime_text *text)
@@ -284,19 +287,21 @@ static void text_end(const struct nq_mime_policy *policy, struct nq_mime_text *t
 
 /* ---- boundaries ---- */
 
-/* A place for one more boundary of the present header: of several, the first and the last are kept. NO_SLOT: too deep. */
+/* A place for one more boundary of the present header: of several, the first and the last are kept. NO_SLOT: there is none left,
+ * and any line that begins with two hyphens will do. */
 static uint8_t slot_take(struct nq_mime *mime)
 {
     uint8_t slot = mime->boundaries;
-    if (slot >= 2 && mime->level_of[slot - 1] == mime->level && mime->level_of[slot - 2] == mime->level)
+    if (slot >= mime->own_from + 2)
         slot--;
-    else if (slot == NQ_MULTIPARTS)
+    else if (slot == NQ_MULTIPARTS) {
+        mime->boundary_len[slot - 1] = 0;
+        mime->cut &= (uint16_t)~(1u << (slot - 1));
         return NO_SLOT;
-    else
+    } else
         mime->boundaries++;
     uint16_t bit = (uint16_t)(1u << slot);
     mime->boundary_len[slot] = 0;
-    mime->level_of[slot] = mime->level;
     mime->cut &= (uint16_t)~bit;
     mime->digests = (uint16_t)((mime->digests & ~bit) | (mime->digest ? bit : 0));
     return slot;
@@ -809,18 +814,16 @@ static void field_end(struct nq_mime *mime, const struct nq_mime_policy *policy)
 }
 
 /* A blank that begins the first line continues nothing: some receivers read a field behind it. */
-static void header_begin(struct nq_mime *mime, uint8_t level, bool digest)
+static void header_begin(struct nq_mime *mime, bool digest)
 {
     mime->header = true;
-    mime->level = level;
+    mime->own_from = mime->boundaries;
     mime->default_nested = digest;
     mime->nested = mime->has_type = mime->digest = false;
     mime->field = FIELD_NAMING;
     mime->place = PLACE_LINE;
     word_begin(mime);
 }
-
-static uint8_t level_below(uint8_t level) { return level < UINT8_MAX ? level + 1 : level; }
 
 static void header_end(struct nq_mime *mime)
 {
@@ -830,7 +833,7 @@ static void header_end(struct nq_mime *mime)
     mime->header = false;
     mime->place = mime->boundaries ? PLACE_LINE : PLACE_INSIDE;
     if (mime->nested || (mime->default_nested && !mime->has_type))
-        header_begin(mime, level_below(mime->level), false);
+        header_begin(mime, false);
 }
 
 /* ---- delimiters (RFC 2046, 5.1.1) ---- */
@@ -866,11 +869,7 @@ static void delimiter_match(struct nq_mime *mime)
 
 static void delimiter_end(struct nq_mime *mime)
 {
-    uint8_t found = mime->found, level = mime->level_of[found];
-    bool digest = mime->digests >> found & 1;
-    while (mime->level_of[mime->boundaries - 1] > level)    /* it ends all parts within */
-        mime->boundaries--;
-    header_begin(mime, level_below(level), digest);
+    header_begin(mime, mime->digests >> mime->found & 1);
     mime->header = mime->in_header || mime->tail != TAIL_CLOSES;
 }
 
@@ -898,7 +897,7 @@ static void delimiter_octet(struct nq_mime *mime, uint8_t octet)
 static void line_octet(struct nq_mime *mime, const struct nq_mime_policy *policy, uint8_t octet)
 {
     uint8_t place = mime->place;
-    if (octet == '.' && place == PLACE_LINE) {
+    if (octet == '.' && place == PLACE_LINE && !mime->counted) {
         mime->place = PLACE_DOT;
         return;
     }
@@ -1013,7 +1012,7 @@ static enum nq_mime_said say(struct nq_mime *mime)
 void mime_begin(struct nq_mime *mime)
 {
     memset(mime, 0, offsetof(struct nq_mime, boundary));
-    header_begin(mime, 0, false);
+    header_begin(mime, false);
     mime->in_header = true;
 }
 

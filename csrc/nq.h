@@ -545,7 +545,7 @@ enum nq_encoding { ENCODING_NONE = 0, ENCODING_7BIT, ENCODING_8BIT, ENCODING_BAS
 
 enum {
     NQ_BOUNDARY = 70,           /* RFC 2046, 5.1.1 */
-    NQ_MULTIPARTS = 12,         /* nested; of a header with several boundaries two are watched, and count */
+    NQ_MULTIPARTS = 12,         /* whose boundaries are watched; of a header with several, two */
     NQ_MIME_WORD = 27,          /* octets of a field's or parameter's name */
     NQ_MIME_TEXTS = 3           /* a media type or a name in one piece; name and filename in pieces (RFC 2231, 3) */
 };
@@ -568,11 +568,12 @@ struct nq_mime {                /* at most 1200 octets */
     uint8_t encoding;           /* enum nq_encoding */
     uint8_t filetypes;          /* bits */
     bool in_header;             /* of the message itself */
+    bool counted;               /* set by the caller: it comes in chunks, where a dot means nothing */
     /* the machine's own */
     uint8_t due;                /* bits: what is to be said about the octet at hand */
     uint8_t place;              /* in a line */
     bool header;                /* of the message or of a part */
-    uint8_t level;              /* of nesting: the message's is 0 */
+    uint8_t own_from;           /* boundaries from here on are the present header's */
     bool nested, default_nested, has_type;  /* what follows the header is a message's; is one unless a type is given */
     uint8_t field;              /* the field, */
     uint8_t step;               /* where in its parameters, */
@@ -597,8 +598,8 @@ struct nq_mime {                /* at most 1200 octets */
     uint16_t alive;             /* bits: boundaries that it may have */
     uint16_t digests, cut;      /* bits: boundaries of multipart/digest; longer than is kept */
     struct nq_mime_text text[NQ_MIME_TEXTS];
-    uint8_t boundaries;         /* watched; levels ascend */
-    uint8_t level_of[NQ_MULTIPARTS], boundary_len[NQ_MULTIPARTS];
+    uint8_t boundaries;         /* watched */
+    uint8_t boundary_len[NQ_MULTIPARTS];
     uint8_t boundary[NQ_MULTIPARTS][NQ_BOUNDARY];
 };
 

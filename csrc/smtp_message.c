@@ -33,6 +33,7 @@ void message_begin(struct nq_client *client, const struct nq_policy *policy, boo
         return;
     memset(client->of_message, 0, sizeof client->of_message);
     mime_begin(&client->mime);
+    client->mime.counted = counted;
 }
 
 /* ---- what the octets mean ---- */
