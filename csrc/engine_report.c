@@ -180,6 +180,10 @@ void engine_report_rule(struct nq_engine *engine, const struct nq_flow *flow, un
     engine_count(engine, judgement.dry_run ? COUNT_DRY_RUNS : COUNT_RULES_MATCHED);
     if (!rule->log)
         return;
+    if (!message_tells(session->client, rule->match)) {
+        engine_count(engine, COUNT_EVENTS_SPARED);
+        return;
+    }
     struct nq_event *event = alert_begin(engine, flow, NQ_EVENT_MATCH, judgement.reason);
     if (!event)
         return;

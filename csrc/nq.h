@@ -51,6 +51,7 @@
 #define NQ_EDIT_LOGS         4096    /* streams whose length was changed */
 #define NQ_PATCHES           32      /* changes of length in one packet */
 #define NQ_HEADROOM          255     /* octets that one edit may add; the MSS is lowered by as much */
+#define NQ_NEWLINES_TOLD     64      /* bare newlines, and false ends of data, of one message that are told one by one */
 #define NQ_LINE_KEPT         40      /* octets of a masked line kept for its event */
 
 /* ---- wire structures: RFC 791, 8200, 9293; all fields in network order ------------------------------------------ */
@@ -671,6 +672,7 @@ struct nq_client {
     uint32_t recipients, accepted;  /* RCPTs of the transaction that were answered; with success */
     uint16_t text[NQ_REGEXES];  /* states of the regular expressions tried on this argument */
     uint16_t of_message[2][NQ_REGEXES]; /* of those tried on the message: on its body, on its header */
+    uint16_t newlines_told[2];  /* of the message: bare newlines, false ends of data */
     struct nq_data data;
     struct nq_mime mime;
 };
@@ -772,6 +774,9 @@ struct nq_said command_due(struct nq_session *session, const struct nq_policy *p
 /* ---- smtp_message.c: a message, octet by octet ---------------------------------------------------------------------- */
 
 void message_begin(struct nq_client *client, const struct nq_policy *policy, bool counted);
+/* Is what a rule of `match` has found worth an event? Newlines are told up to a bound: else one message of nothing but LF would
+ * wash all other events out of the ring. */
+bool message_tells(struct nq_client *client, uint8_t match);
 /* The next fact that is due of the message. */
 struct nq_said message_due(struct nq_client *client, const struct nq_policy *policy, const struct nq_cursor *cursor);
 /* SAID_END_OF_DATA: the octets consumed end the message (DATA) or the chunk (BDAT). */

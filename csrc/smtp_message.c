@@ -29,11 +29,22 @@ void message_begin(struct nq_client *client, const struct nq_policy *policy, boo
     client->message = 0;
     client->in_message = true;
     client->message_begins = true;
+    client->newlines_told[0] = client->newlines_told[1] = 0;
     if (!policy->reads_mime)
         return;
     memset(client->of_message, 0, sizeof client->of_message);
     mime_begin(&client->mime);
     client->mime.counted = counted;
+}
+
+bool message_tells(struct nq_client *client, uint8_t match)
+{
+    if (match != MATCH_OF_BARE_NEWLINE && match != MATCH_OF_SMUGGLING)
+        return true;
+    uint16_t *told = &client->newlines_told[match == MATCH_OF_SMUGGLING];
+    bool worth = *told < NQ_NEWLINES_TOLD;
+    *told += worth;
+    return worth;
 }
 
 /* ---- what the octets mean ---- */
