@@ -399,6 +399,7 @@ enum nq_phase {                 /* where in a line the scanner stands */
 struct nq_line {
     uint32_t len;               /* octets of the line so far */
     uint32_t body_len;          /* of these, octets before its end */
+    uint32_t passed;            /* octets that had left before the overwriting began */
     uint16_t node;              /* of the automaton */
     uint16_t code;              /* replies: RFC 5321, 4.2 */
     uint8_t phase;              /* enum nq_phase */
@@ -411,7 +412,6 @@ struct nq_line {
     uint8_t rule;               /* 1 + place of the rule that wanted it; 0: none */
     bool dry_run;               /* it only would be */
     bool blank;                 /* nothing but blanks so far, and they pass */
-    uint32_t passed;            /* octets that had left before the overwriting began */
     uint8_t kept;               /* octets in text */
     uint8_t text[NQ_LINE_KEPT]; /* the line as it came */
 };
@@ -480,8 +480,7 @@ enum nq_token data_scan(struct nq_data *data, struct nq_cursor *cursor);
 /* Octets of what may become the line of the final dot: they are no data yet. */
 uint32_t data_pending(const struct nq_data *data);
 /* Can octets of a body need an edit, or the data end within them, wherever they stand? ".CRLF" at their very beginning counts; so
- * does, where newlines are watched, an LF whose CR is not among them, or a dot or NUL at their very beginning. A CR at their end
- * does not: what comes behind it shows whether it is bare, and is edited in its place. */
+ * does, where newlines are watched, a CR or LF whose other half is not among them, or a dot or NUL at their very beginning. */
 bool data_may_matter(const uint8_t *at, const uint8_t *end, bool watched);
 
 /* ---- smtp_path.c: what stands behind MAIL and RCPT, streaming (RFC 5321, 4.1.2, 4.1.1.11) -------------------------- */
@@ -683,11 +682,11 @@ enum nq_enhanced {              /* what is wrong with a reply's enhanced status 
 
 struct nq_session {
     struct nq_client *client;   /* NULL: the client has nothing to be remembered */
+    uint64_t due;               /* facts of the reply to be told, a bit for each match */
     struct nq_line reply;
     struct nq_awaited awaited[NQ_AWAITED];
     uint8_t awaited_first, awaited_runs;
     uint8_t mode;               /* enum nq_mode */
-    uint64_t due;               /* facts of the reply to be told, a bit for each match */
     bool transaction;           /* the server has accepted MAIL */
     bool behind_auth;           /* the line before began an AUTH exchange, or was the answer to one */
     bool max_data_told;         /* a dry run: once is enough */
@@ -992,8 +991,8 @@ struct nq_flow {
     uint8_t idle;               /* place of its bound on silence, from TIMER_IDLE on */
     bool given_up;              /* nothing is judged any more: an exception let it pass, or it is exempt, or offloaded */
     bool opaque;                /* opaque_from is known */
-    uint32_t opaque_from[2];    /* by direction: the first sequence number that may be TLS's */
     bool answers_reset;         /* dead, and its ends are told so with a RST */
+    uint32_t opaque_from[2];    /* by direction: the first sequence number that may be TLS's */
     uint32_t discarded;         /* octets of the refused client thrown away */
     uint64_t replied;           /* ns; when the refusal was sent last */
     struct nq_syn reopening_syn;

@@ -209,9 +209,7 @@ static bool newline_matters_among(const uint8_t *at, const uint8_t *end)
     if (at < end && (*at == '.' || *at == 0))
         return true;
     for (; (at = find_newline((uint8_t *)at, end)) < end; at += 2) {
-        if (end - at < 2)
-            return *at == '\n';
-        if (*at == '\n' || at[1] != '\n')
+        if (*at == '\n' || end - at < 2 || at[1] != '\n') /* a CR at the end may be sent again with what shows that it is bare */
             return true;
         bool dot = end - at > 2 && at[2] == '.';
         if (end - at > 2 + dot && at[2 + dot] == 0)

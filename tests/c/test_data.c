@@ -305,7 +305,7 @@ static bool matters_by_definition(const uint8_t *octets, size_t len, bool watche
         return true;
     for (size_t at = 0; at < len; at++) {
         bool half = (octets[at] == '\n' && (at == 0 || octets[at - 1] != '\r')) ||
-                    (octets[at] == '\r' && at + 1 < len && octets[at + 1] != '\n');
+                    (octets[at] == '\r' && (at + 1 == len || octets[at + 1] != '\n'));
         if (half)
             return true;
     }
