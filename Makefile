@@ -23,7 +23,7 @@ demo: prepare
 
 test:
 	@PYTHON=$(PYTHON) packaging/prepare.sh test
-	@$(call verdict,test,$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not long" $(ARGS))
+	@$(call verdict,test,$(BIN)/python -m pytest -m "not long" $(ARGS))
 
 test-long:
 	@PYTHON=$(PYTHON) packaging/prepare.sh test
