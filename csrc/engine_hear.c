@@ -6,8 +6,8 @@
 static void tally(struct nq_engine *engine, const struct nq_flow *flow, const struct nq_said *said)
 {
     switch (said->what) {
-    case SAID_TRANSITION:
     case SAID_COMMAND_END: engine_count(engine, COUNT_COMMANDS); break;
+    case SAID_TRANSITION:
     case SAID_REPLY_LINE:
         engine_count(engine, COUNT_REPLIES);
         if (flow->session.replies == 1 && flow->policy->audit_trail)
@@ -107,6 +107,14 @@ static bool number_has_left(const struct nq_line *line, unsigned direction, cons
     return direction == 0 && line->word == VERB_BDAT && line->len > sizeof "BDAT " - 1 + (size_t)(cursor->at - cursor->begin);
 }
 
+/* The flow must end, and the rule is why; NULL: what the policy is made of is. */
+static enum nq_reason ends_by(struct nq_engine *engine, const struct nq_said *said, struct nq_judgement judgement)
+{
+    engine->ending = judgement.rule;
+    engine->ending_said = *said;
+    return judgement.reason;
+}
+
 /* Returns REASON_NONE, or why the flow must end. */
 static enum nq_reason mask_line(struct nq_engine *engine, struct nq_flow *flow, unsigned direction, struct nq_view *view,
                                 const struct nq_cursor *cursor, const struct nq_said *said, struct nq_judgement judgement)
@@ -127,8 +135,7 @@ static enum nq_reason mask_line(struct nq_engine *engine, struct nq_flow *flow, 
     }
     if (!number_has_left(line, direction, cursor) && edit_mask_line(view, line, cursor, skip, judgement.reason))
         return REASON_NONE;
-    engine->ending = judgement.rule;
-    return judgement.reason;
+    return ends_by(engine, said, judgement);
 }
 
 /* False where the octet has left. What is not to be done is done and undone: so it is known what it would have been. */
@@ -154,10 +161,8 @@ static enum nq_reason replace_octet(struct nq_engine *engine, struct nq_flow *fl
 {
     struct nq_change change = { .at = NULL };
     struct nq_data *data = &flow->session.client->data;
-    if (!change_octet(view, cursor, data, said, judgement.dry_run, &change)) {
-        engine->ending = judgement.rule;
-        return judgement.reason;
-    }
+    if (!change_octet(view, cursor, data, said, judgement.dry_run, &change))
+        return ends_by(engine, said, judgement);
     if (said->match == MATCH_OF_BARE_NEWLINE || said->match == MATCH_OF_SMUGGLING)
         data->defused |= change.at != NULL && !judgement.dry_run;
     if (!judgement.dry_run)
@@ -177,9 +182,7 @@ static enum nq_reason end_by_rule(struct nq_engine *engine, struct nq_flow *flow
         engine_report_rule(engine, flow, direction, judgement, said, cursor, NULL);
         return REASON_NONE;
     }
-    engine->ending = rule;
-    engine->ending_said = *said;
-    return judgement.reason;
+    return ends_by(engine, said, judgement);
 }
 
 static void mask_banner(struct nq_session *session, const struct nq_policy *policy, struct nq_judgement judgement)

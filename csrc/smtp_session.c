@@ -22,11 +22,6 @@ static uint8_t awaited_head(struct nq_session *session)
     return session->awaited_runs ? awaited_at(session, 0)->verb : VERB_NONE;
 }
 
-static uint8_t awaited_tail(struct nq_session *session)
-{
-    return session->awaited_runs ? awaited_at(session, session->awaited_runs - 1u)->verb : VERB_NONE;
-}
-
 static void await(struct nq_session *session, uint8_t verb, bool masked)
 {
     if (session->awaited_runs) {
@@ -69,7 +64,8 @@ static void pass_over_empty_lines(struct nq_session *session)
 
 uint8_t session_awaited_tail(const struct nq_session *session)
 {
-    return session->awaited_runs ? awaited_tail((struct nq_session *)session) : VERB_NONE;
+    unsigned last = session->awaited_first + session->awaited_runs - 1u;
+    return session->awaited_runs ? session->awaited[last % NQ_AWAITED].verb : VERB_NONE;
 }
 
 /* What stands before the last command that ends a transaction belongs to another one, should the server agree. A MAIL within a
@@ -324,7 +320,7 @@ static bool answer(struct nq_session *session, const struct nq_policy *policy, u
         return true;
     }
     bool steers = code == 354 || code == 334;
-    if (steers && session->mode == MODE_WAIT && awaited_head(session) != awaited_tail(session))
+    if (steers && session->mode == MODE_WAIT && awaited_head(session) != session_awaited_tail(session))
         answer_all_but_last(session);
     bool awaited = session->awaited_runs > 0;
     uint8_t verb = awaited_head(session);

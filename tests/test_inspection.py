@@ -3,7 +3,7 @@ and transactions that end elsewhere than they seem to, and rules that only try."
 from __future__ import annotations
 
 import pytest
-from wire import CLIENT, SERVER, Wire, play, preset_spec
+from wire import CLIENT, SERVER, End, Wire, play, preset_spec
 
 from nfqguard.engine import Policy
 from nfqguard.policy.compile import RuleSpec
@@ -224,3 +224,23 @@ def test_a_dry_run_tells_the_octets_before_and_after_and_changes_none(step):
     assert (newline.text, newline.after, newline.dry_run) == (b"\n", b" ", True)
     mask = next(event for event in wire.events if event.type is EventType.MASK_COMMAND)
     assert (mask.text, mask.after, mask.dry_run) == (b"EXPN x", b"XXXXXX", True)
+
+
+def test_a_reply_that_nothing_asked_for_counts_as_a_reply():
+    wire = play([*START, (S, b"250 unasked\r\n")], "ios-esmtp")
+    assert [event.type for event in wire.events] == [EventType.TRANSITION]
+    assert (wire.counter("commands"), wire.counter("replies")) == (1, 6)
+
+
+def test_an_end_tells_its_own_measure_and_not_that_of_an_earlier_one():
+    """A mask that comes too late ends the session; one engine, and another session before it that a bound had ended."""
+    long = RuleSpec(name="long", match="cmd line length", action="reset", bound=20)
+    late = RuleSpec(name="late", match="auth mechanism", action="mask", words=("PLAIN",))
+    wire = play([*START, (C, b"NOOP 1234567890123456789\r\n")], ruled(long, late))
+    assert wire.ends[C].reset
+    wire.ends = tuple(End(end.address, end.port + side, 5000) for side, end in zip((1, 0), wire.ends, strict=True))
+    wire.open()
+    for side, octets in [*START, (C, b"AUTH PLAIN"), (C, b"\r\n")]:
+        wire.say(side, octets)
+    ends = [event.rule for event in wire.events if event.type is EventType.RESET]
+    assert [(rule.name, rule.value) for rule in ends if rule] == [("long", 21), ("late", 0)]
